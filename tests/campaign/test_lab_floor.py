@@ -21,7 +21,7 @@ from virtpoise_lab.chaos import rules
 from virtpoise_lab.chaos.__main__ import main
 from virtpoise_lab.chaos.asked import Standing
 from virtpoise_lab.chaos.faults import FAULTS, INSTANT
-from virtpoise_lab.chaos.oracle import LOST, NAMED, TWICE, Facts, Held, Look, judge
+from virtpoise_lab.chaos.oracle import BETWEEN, LOST, NAMED, TWICE, Facts, Held, Look, judge
 from virtpoise_lab.chaos.plan import HOMES, NEEDS, ROOM, Moment, Plan, Task, draw
 from virtpoise_lab.chaos.store import StoreFile
 from virtpoise_lab.chaos.truth import asked_again
@@ -36,6 +36,7 @@ ON_HOSTS_ALONE = {
 }
 RUNNING = Standing("running", True, False)
 SHUT_OFF = Standing("shut off", True, False)
+BETWEEN_HOSTS = Standing("paused", True, False, between=True)
 PLACES = {"vm1": {"h3": RUNNING}, "vm2": {"h1": RUNNING}, "vm3": {"h2": RUNNING}, "vm4": {"h3": RUNNING}}
 DONE = Entry(1, "uuid of vm1", "h1", "h3", 100.0, "done", False, 106.0)
 HOME = dict.fromkeys(HOMES.items(), "running")
@@ -139,6 +140,14 @@ WRONG: dict[str, tuple[Callable[[Facts], object], str]] = {
         lambda f: after(f, places=PLACES | {"vm1": {"h3": Standing("paused", True, False)}}),
         "vm1 stands paused on h3, and nothing goes on with it",
     ),
+    "between two hosts, no alert": (
+        lambda f: after(f, places=PLACES | {"vm1": {"h1": BETWEEN_HOSTS}}),
+        "vm1: left between two hosts, and no alert says so",
+    ),
+    "an alert of none between": (
+        lambda f: after(f, alerts=frozenset({(BETWEEN, "")})),
+        "no domain stands between two hosts, and an alert says so",
+    ),
     "open": (
         lambda f: after(f, entries=[replace(DONE, result=None)]),
         "entry 1 of vm1 is still open, and no job of it runs",
@@ -212,6 +221,13 @@ def test_what_is_wrong_with_a_run_is_found_and_nothing_else(what: str) -> None:
 def test_what_may_be_is_not_found(change: Callable[[Facts], object]) -> None:
     facts = good()
     change(facts)
+    assert judge(facts) == []
+
+
+def test_a_domain_that_its_migration_left_half_way_has_its_alert() -> None:
+    facts = good()
+    places, fires = PLACES | {"vm1": {"h1": BETWEEN_HOSTS}}, frozenset({(BETWEEN, "")})
+    after(facts, places=places, alerts=fires, entries=[replace(DONE, result=None)])
     assert judge(facts) == []
 
 

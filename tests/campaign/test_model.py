@@ -12,6 +12,7 @@ from random import Random
 import pytest
 
 from mutants import MUTANTS, Mutant
+from mutants_of_hosts import OF_HOSTS
 from virtpoise_balancer.control.orders import Orders
 from virtpoise_lab.campaign import beside
 from virtpoise_lab.campaign.__main__ import main
@@ -84,7 +85,7 @@ def test_a_seed_that_once_showed_a_fault(seed: int, faults: tuple[str, ...] | No
     assert play(seed, faults).violations == ()
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize("mutant", [*MUTANTS, *OF_HOSTS], ids=lambda mutant: mutant.name)
 def test_an_old_fault_is_found_when_it_is_put_back(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not _with(mutant.found, play(mutant.seed, mutant.faults, mutant.groups)), "today's code has it"
     mutant.put_back(monkeypatch)
@@ -115,11 +116,16 @@ def test_a_seed_always_plays_the_same() -> None:
     assert play(3) == play(3)
 
 
-def test_a_seed_plays_the_same_in_each_process() -> None:
+@pytest.mark.parametrize(
+    ("seed", "faults"),
+    [(247, ["second-balancer"]), (2, ["facts-old", "storage-taken"]), (4, ["administrator-insists"])],
+    ids=["hosts", "facts", "answers"],
+)
+def test_a_seed_plays_the_same_in_each_process(seed: int, faults: list[str]) -> None:
     """The order of a set of names differs from one process to the next. In seed 247 it once decided who was asked
     first.
     """
-    play_it = "from virtpoise_lab.campaign.run import play; print(*play(247).trace, sep='\\n')"
+    play_it = f"from virtpoise_lab.campaign.run import play; print(*play({seed}, {faults}).trace, sep='\\n')"
     played = (
         subprocess.run(
             [sys.executable, "-c", play_it],

@@ -431,7 +431,7 @@ def test_a_migration_of_others_is_said_kept_and_lets_its_hosts_rest_until_the_fi
 
 def test_a_drain_that_rests_after_changes_by_others_says_so(store: Store) -> None:
     """A drain began nothing for two minutes after several migrations of others, and said "nothing to do"."""
-    seen = [host("h1", 0.3, 0.3), host("h2", 0.1, 0.1), domain("a", "h1", 1.0)]
+    seen = (host("h1", 0.3, 0.3), host("h2", 0.1, 0.1), domain("a", "h1", 1.0))
     cycle, watching, _ = make(store, *seen, domain("b", "h2", 0.4))
     run(cycle, 1000.0)
     watching.seen = group(*seen, domain("b", "h1", 0.4))

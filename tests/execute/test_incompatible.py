@@ -56,6 +56,7 @@ def records(there: HostFacts, verdicts: dict[str, HardwareVerdict] | None = None
 def test_a_host_that_has_all_lacks_nothing() -> None:
     found = judge(records(FULL))
     assert (found.requires, found.lacks, found.holds) == ({}, {}, {})
+    assert found.nodes == {"1": (1,)}
 
 
 @pytest.mark.parametrize(
@@ -334,6 +335,7 @@ def test_a_domain_whose_disks_may_be_copied_is_not_held() -> None:
     assert [(one.device, one.stored_bytes) for one in found.copies["1"]] == [("vda", 3 * GIB)]
     assert found.forbid("1", "h2")
     assert not found.forbid("1", "h2", found.copies["1"])
+    assert found.room["h2"] == {"/srv/images": ROOMY["images"].free_bytes}
 
 
 @pytest.mark.parametrize(

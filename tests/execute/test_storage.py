@@ -88,6 +88,8 @@ class FakePool:
 class FakeDomain:
     """``disk``: the attributes of the source of its disk, XML."""
 
+    metadata = ""
+
     def __init__(self, uuid: str, disk: str, *, active: bool = True) -> None:
         self.uuid, self.disk, self.active = uuid, disk, active
 
@@ -101,7 +103,7 @@ class FakeDomain:
         return f"name of {self.uuid}"
 
     def XMLDesc(self) -> str:  # noqa: N802
-        return f"<domain><devices><disk><source {self.disk}/></disk></devices></domain>"
+        return f"<domain>{self.metadata}<devices><disk><source {self.disk}/></disk></devices></domain>"
 
 
 class Connection:
@@ -226,6 +228,18 @@ def test_what_a_domain_may_use_is_not_deleted(domain: FakeDomain, why: str) -> N
     with pytest.raises(StorageError, match=why):
         storage.discard(Connection(pool, domains=[domain]), "u", ["/srv/images/a&b"])
     assert pool.there == {"a&b"}
+
+
+def test_metadata_of_another_domain_keeps_no_volume_and_gives_none_up() -> None:
+    """Its owner writes there what libvirt keeps and no parser takes, and whatever path."""
+    pool = FakePool("/srv/images", "a", "b")
+    other = FakeDomain("v", "file='/srv/images/b'")
+    other.metadata = "<metadata><y:z><source file='/srv/images/a'/></y:z></metadata>"
+    storage.discard(Connection(pool, domains=[other]), "u", ["/srv/images/a"])
+    assert pool.there == {"b"}
+    with pytest.raises(StorageError, match="has one of the volumes"):
+        storage.discard(Connection(pool, domains=[other]), "u", ["/srv/images/b"])
+    assert pool.there == {"b"}
 
 
 @pytest.mark.parametrize(("changed", "stays"), [(99.5, False), (100.0, True), (None, True)])

@@ -147,3 +147,16 @@ def test_every_number_of_an_overload_is_of_a_resource_that_is_overloaded(seed: i
         name = part.partition(" ")[0]
         if " is overloaded (" in part:
             assert {resource for resource in Resource if resource.use in part} == short[name]
+
+
+def test_what_does_not_solve_an_overload_is_shown_with_the_number_that_says_so() -> None:
+    """A host was "predicted at 54%, which does not solve it", under a threshold of 60%."""
+    shown = 0
+    for seed in range(30, 80):
+        snapshot, policy = random_group(seed)
+        for part in plan(snapshot, policy).summary.split("; "):
+            found = re.search(r"CPU load is predicted at (\d+)%(?: or up to (\d+)%)?, which does not solve it", part)
+            if found and "overloaded (CPU load" in part:
+                shown += 1
+                assert int(found[2] or found[1]) >= round(100 * policy.cpu.recovery_ratio), part
+    assert shown > 5

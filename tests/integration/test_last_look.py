@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import libvirt
@@ -68,6 +68,10 @@ class Ends:
         return Written.ENDED
 
     def reopen(self, migration_id: int, why: str) -> None: ...
+
+    def note_volumes(self, migration_id: int, volumes: Sequence[str]) -> None: ...
+
+    def check_volumes(self, migration_id: int) -> None: ...
 
 
 def make(

@@ -26,6 +26,10 @@ def delayed(url: str, seconds: float) -> Observer:
     return make_observer(parse_config(f"prometheus: {{url: '{url}', delay_seconds: {seconds}}}", "x"))
 
 
+def of_server(url: str, server: str) -> Observer:
+    return make_observer(parse_config(f"prometheus: {{url: '{url}', server: {server}}}", "x"))
+
+
 def test_all_queries_of_a_look_are_evaluated_the_delay_before_now(tmp_path: Path) -> None:
     with filled_prometheus(exposition(), tmp_path) as url:
         observer = replace(delayed(url, 20), client=AtTheEnd(url=url, timeout_seconds=10))
@@ -41,14 +45,14 @@ def test_victoria_metrics_shows_all_hosts_with_the_delay_of_its_defaults(tmp_pat
     shift = time.time() - 30 - END
     text = re.sub(r" ([0-9.]+)$", lambda at: f" {float(at[1]) + shift}", exposition(), flags=re.MULTILINE)
     with filled_victoria_metrics(text, tmp_path, VICTORIA_METRICS) as url:
-        seen = delayed(url, 30).observe(time.time())
+        seen = of_server(url, "victoria_metrics").observe(time.time())
         assert {host.name: host.unknown for host in seen.snapshot.hosts} == {"h1": None, "h2": None}
         assert {domain.name: domain.host for domain in seen.snapshot.domains if domain.name != "c"} == {
             "a": "h2",
             "b": "h1",
         }
         with pytest.raises(MonitorError, match="this machine's clock is 30 s ahead of that of Prometheus"):
-            delayed(url, 0).observe(time.time())
+            of_server(url, "prometheus").observe(time.time())
 
 
 def test_what_ended_is_remembered_for_the_delay_longer() -> None:
@@ -61,6 +65,26 @@ def test_what_ended_is_remembered_for_the_delay_longer() -> None:
     done = Commitment(domain="a", uuid="a", source="h1", destination="h2", began=930.0, ended=950.0, result=Result.DONE)
     assert not done.may_count(1000.0, without)
     assert done.may_count(1000.0, with_delay)
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("{}", 0),
+        ("{server: prometheus}", 0),
+        ("{server: victoria_metrics}", 30),
+        ("{server: victoria_metrics, delay_seconds: 5}", 5),
+        ("{delay_seconds: 7}", 7),
+    ],
+)
+def test_the_delay_is_that_of_the_server_unless_it_is_set(written: str, seconds: float) -> None:
+    assert parse_config(f"prometheus: {written}", "x").prometheus.delay_seconds == seconds
+
+
+@pytest.mark.parametrize("server", ["influx", "[prometheus]", "{}", "null"])
+def test_a_server_that_is_none_is_refused_by_its_name(server: str) -> None:
+    with pytest.raises(BadInput, match=r"prometheus\.server: expected"):
+        parse_config(f"prometheus: {{server: {server}}}", "x")
 
 
 @pytest.mark.parametrize("seconds", ["-1", "61", ".nan", "soon"])

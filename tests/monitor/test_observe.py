@@ -697,6 +697,14 @@ class TestHugePages:
         assert snapshot.domains[0].hugepages == (HugePages(page_bytes=2097152, memory_bytes=GIB),)
         assert read_snapshot(write_snapshot(snapshot), "x") == snapshot
 
+    @pytest.mark.parametrize(("node", "number"), [("1", 1), ("", None), ("one", None), ("9" * 40, None)])
+    def test_pages_of_each_node_are_told_apart(self, node: str, number: int | None) -> None:
+        figures = merged(host_figures("h1"), {})
+        size = {"instance": "h1", "size": "2097152"}
+        figures["host_hugepages_free"] = [one(3, **size, node=node), one(1, **size, node="0")]
+        (found,) = observe(figures, {"h1": READINGS}).snapshot.hosts
+        assert {pages.node: pages.memory_bytes for pages in found.hugepages_free} == {0: 2097152, number: 3 * 2097152}
+
     @pytest.mark.parametrize("running", [1.0, 0.0])
     def test_a_domain_has_its_pages_and_its_maximum_whether_it_runs_or_not(self, running: float) -> None:
         figures = merged(host_figures("h1"), domain_figures("h1", "u"))

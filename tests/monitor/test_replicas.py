@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -123,6 +124,18 @@ def test_a_look_at_one_host_members_and_loads_are_of_one_replica(url: str) -> No
     (samples,) = found.loads([window]).samples.values()
     assert [ratio for _, ratio in samples] == pytest.approx([0.5] * len(samples))
     assert len(samples) >= 6
+
+
+def test_an_exporter_that_names_a_replica_of_its_own_many_times_hides_no_other_host(tmp_path: Path) -> None:
+    """Most series would be of that one, and no other host has it."""
+    lines = [
+        f'virtpoise_host_cpus{{job="virtpoise-exporter",instance="h3:9807",replica="0",x="{n}"}} 8' for n in range(9)
+    ]
+    text = "\n".join([f"{line} {at}" for line in lines for at in SCRAPES])
+    cpus = "# TYPE virtpoise_host_cpus gauge\n"
+    with filled_prometheus(exposition().replace(cpus, f"{cpus}{text}\n"), tmp_path) as url:
+        seen = observer(url, BOTH, ", replica_label: replica").observe(BOTH).snapshot
+    assert [host.name for host in seen.hosts if host.known] == ["h1", "h2"]
 
 
 class Dated(AtTheTime):

@@ -8,11 +8,14 @@ from dataclasses import replace
 import pytest
 
 from builders import GIB, domain, group, host, thesis_policy, where
+from virtpoise_balancer.analyse.facts import with_facts
 from virtpoise_balancer.explain.explain import explain
 from virtpoise_balancer.explain.wording import copying
+from virtpoise_balancer.formats import read_snapshot, write_snapshot
 from virtpoise_balancer.model import (
     DiskCopy,
     Domain,
+    Facts,
     Hold,
     Holder,
     HostState,
@@ -131,3 +134,25 @@ def test_why_it_stays_is_explained() -> None:
     seen = group(*HOSTS, local("a", "h1", 3.0), domain("b", "h1", 2.5))
     (said,) = explain(seen, POLICY, plan(seen, POLICY), "a")
     assert "its disks would have to be copied (vda: 10.0 GiB)" in " ".join((said.verdict, *said.reasons))
+
+
+@pytest.mark.parametrize(("free", "moves"), [(39, 1), (40, 2), (None, 2)])
+def test_the_room_of_one_pool_is_not_given_away_twice(free: int | None, moves: int) -> None:
+    """Each copy may come to take 20 GiB. An unknown room is no obstacle: the host is asked before a move."""
+    drained = host("h1", 0.2, 0.2, state=HostState.DRAINING)
+    snapshot = group(drained, host("h2", 0.1, 0.1), local("a", "h1", 0.5), local("b", "h1", 0.5, disk("vdb")))
+    known = with_facts(snapshot, Facts(room={} if free is None else {"h2": {"/srv": free * GIB}}))
+    made = plan(known, POLICY)
+    assert len(made.moves) == moves
+    assert read_snapshot(write_snapshot(known), "x") == known
+    if moves == 1:
+        (why,) = (one for one in made.refusals if one.domain == "b" and one.host == "h2")
+        assert why.reason is Reason.LACKS_STORAGE
+        assert (why.detail["needs"], why.detail["free_bytes"]) == ("room for copies of disks at /srv", 19 * GIB)
+
+
+def test_what_is_on_its_way_takes_its_room() -> None:
+    drained = host("h1", 0.2, 0.2, state=HostState.DRAINING)
+    coming = replace(local("b", "h3", 0.5, disk("vdb")), migrating_to="h2")
+    hosts = drained, host("h2", 0.1, 0.1, copy_room={"/srv": 39 * GIB}), replace(drained, name="h3")
+    assert plan(group(*hosts, local("a", "h1", 0.5), coming), POLICY).moves == ()

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from builders import GIB, domain, group, host, thesis_policy, where
-from virtpoise_balancer.model import Domain, Host, HugePages, Policy, Reason, SpaceTrigger, Trigger
+from virtpoise_balancer.analyse.facts import with_facts
+from virtpoise_balancer.formats import read_snapshot, write_snapshot
+from virtpoise_balancer.model import (
+    Detail,
+    Domain,
+    Facts,
+    Host,
+    HostState,
+    HugePages,
+    Policy,
+    Reason,
+    Refusal,
+    SpaceTrigger,
+    Trigger,
+)
 from virtpoise_balancer.plan import plan
 from virtpoise_balancer.plan.default.group import Group
 from virtpoise_balancer.plan.default.search_state import SearchState
@@ -32,6 +47,11 @@ def backed(name: str, on: str, cores: float, gib: int = 4, size: int = SMALL) ->
 def pool(name: str, *loads: float, gib: int = 0, size: int = SMALL) -> Host:
     """A host with 8 GiB of ordinary memory, all but 1 GiB in use, and a pool of huge pages besides."""
     return host(name, *loads, memory_ratio=0.875, hugepages_free=pages(gib, size))
+
+
+def figures(refusal: Refusal) -> Detail:
+    """Without how many hosts refused for which reason."""
+    return {key: value for key, value in refusal.detail.items() if not key.startswith("hosts_")}
 
 
 def test_a_domain_in_huge_pages_needs_none_of_the_ordinary_memory() -> None:
@@ -101,3 +121,50 @@ def test_hosts_that_differ_in_their_pages_alone_are_both_tried() -> None:
     made = plan(group(*hosts, *domains), replace(POLICY, cpu=Trigger(threshold=0.75, consecutive=2, recovery=0.2)))
     assert made.solved
     assert where(made) == {"a": "h3", "b": "h2"}
+
+
+def on_node(number: int, name: str, on: str, cores: float, gib: int = 4) -> Domain:
+    return replace(backed(name, on, cores, gib), memory_nodes=(number,))
+
+
+def pools(name: str, *loads: float, gib: Sequence[int]) -> Host:
+    """A host with a pool on each of its NUMA nodes."""
+    each = (HugePages(page_bytes=SMALL, memory_bytes=one * GIB, node=node) for node, one in enumerate(gib))
+    return host(name, *loads, memory_ratio=0.875, hugepages_free=tuple(each))
+
+
+@pytest.mark.parametrize("policy", [POLICY, thesis_policy()])
+def test_pages_of_another_node_are_none_for_a_domain_that_is_bound_to_one(policy: Policy) -> None:
+    guest = on_node(1, "a", "h1", 3.0)
+    made = plan(group(pool("h1", 0.9, 0.9), pools("h2", 0.1, 0.1, gib=(3, 3)), guest), policy)
+    assert not made.moves
+    (refusal,) = (one for one in made.refusals if one.domain == "a" and one.host == "h2")
+    assert refusal.reason is Reason.DESTINATION_HUGEPAGES
+    assert figures(refusal) == {"page_bytes": SMALL, "node": 1, "need_bytes": 4 * GIB, "free_bytes": 3 * GIB}
+    free = replace(guest, memory_nodes=())
+    for destination, one in (((0, 4), guest), ((3, 3), free), ((3, 3), replace(guest, memory_nodes=(0, 1)))):
+        hosts = pool("h1", 0.9, 0.9), pools("h2", 0.1, 0.1, gib=destination)
+        assert where(plan(group(*hosts, one), policy)) == {"a": "h2"}
+
+
+def test_what_it_is_bound_to_is_a_fact_of_libvirt() -> None:
+    snapshot = group(pool("h1", 0.9, 0.9), pools("h2", 0.1, 0.1, gib=(4, 0)), backed("a", "h1", 3.0))
+    assert where(plan(snapshot, POLICY)) == {"a": "h2"}
+    known = with_facts(snapshot, Facts(nodes={"uuid-of-a": (1,)}))
+    assert where(plan(known, POLICY)) == {}
+    assert read_snapshot(write_snapshot(known), "x") == known
+
+
+def test_pages_of_an_unknown_node_may_be_of_any() -> None:
+    snapshot = group(pool("h1", 0.9, 0.9), pool("h2", 0.1, 0.1, gib=4), on_node(1, "a", "h1", 3.0))
+    assert where(plan(snapshot, POLICY)) == {"a": "h2"}
+
+
+def test_one_nodes_pages_are_not_given_away_twice_in_a_plan() -> None:
+    """The nodes have room for one domain each, and both are bound to the same."""
+    domains = on_node(0, "a", "h1", 1.0), on_node(0, "b", "h1", 1.0)
+    hosts = pool("h1", 1.0, 1.0), pools("h2", 0.1, 0.1, gib=(4, 4))
+    drained = replace(hosts[0], state=HostState.DRAINING)
+    assert len(plan(group(drained, hosts[1], *domains), POLICY).moves) == 1
+    apart = domains[0], replace(domains[1], memory_nodes=(1,))
+    assert len(plan(group(drained, hosts[1], *apart), POLICY).moves) == 2

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import builders
 from invariants import check_group, check_search_state, check_source, check_trial
 from random_groups import partly_unknown, random_group, varied_group, zoned_group
 from virtpoise_balancer.model import Domain, Host, Policy, Snapshot
@@ -20,7 +22,7 @@ from virtpoise_balancer.plan.default.residents import predict_together
 from virtpoise_balancer.plan.default.search import Budget, Pending, Search
 from virtpoise_balancer.plan.default.search import _Best as Best
 from virtpoise_balancer.plan.default.search_state import SearchState
-from virtpoise_balancer.plan.default.source import Source
+from virtpoise_balancer.plan.default.source import Option, Source
 from virtpoise_balancer.plan.default.strategy import closed_hosts, sources_of
 from virtpoise_balancer.plan.default.trial import Trial
 from virtpoise_balancer.plan.problems import find
@@ -169,3 +171,40 @@ def test_garbage_is_collected_again_after_a_plan() -> None:
     gc.enable()
     plan(*random_group(1))
     assert gc.isenabled()
+
+
+def full_group() -> Snapshot:
+    """Two hosts at 95 % and two at 73 %, which have room for a third of what would have to leave."""
+    hosts, domains = [], []
+    for name, load in (("h1", 0.95), ("h2", 0.95), ("h3", 0.73), ("h4", 0.73)):
+        hosts.append(builders.host(name, load, load, load, cpus=16))
+        domains += [builders.domain(f"{name}-{n}", name, load * 16 * (10 + n) / 145, vcpus=2) for n in range(10)]
+    return builders.group(*hosts, *domains)
+
+
+def test_what_none_has_room_for_is_counted_as_if_each_had_been_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[bool] = []
+    room_for = SearchState.room_for
+
+    def counted(state: SearchState, chosen: Sequence[Option]) -> bool:
+        looked_at.append(room_for(state, chosen))
+        return looked_at[-1]
+
+    monkeypatch.setattr(SearchState, "room_for", counted)
+    at_once = plan(full_group(), Policy())
+    assert looked_at == []
+    monkeypatch.setattr(SearchState, "may_have_room", lambda _state, _lists: True)
+    assert plan(full_group(), Policy()) == at_once
+    assert len(looked_at) > 10_000
+    assert not any(looked_at)
+
+
+@pytest.mark.parametrize(("checks", "spent"), [(5, 0), (5, 5), (5, 6), (5, 99), (0, 1), (-1, 3)])
+def test_checks_that_are_spent_at_once_are_spent_as_one_by_one(checks: int, spent: int) -> None:
+    at_once, each = Budget(checks), Budget(checks)
+    at_once.spend(spent)
+    for _ in range(spent):
+        if each.checks < 0:
+            break
+        each.spent()
+    assert at_once == each

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.monitor.history import Part, PastDomain, PastGroup, PastHost, _carry, _nothing
+from virtpoise_balancer.simulate import recording
 from virtpoise_balancer.simulate.backtest import Backtest, at_step, backtest
 from virtpoise_balancer.simulate.recording import RecordingFile, anonymous
 from virtpoise_balancer.simulate.report import html
@@ -153,6 +156,34 @@ def test_a_file_that_is_no_recording_is_refused(tmp_path: Path, head: str) -> No
 def test_a_part_that_is_damaged_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(BadInput, match=r"part-00000\.npz: cannot be read"):
         list(damaged(tmp_path, **{"part-00000.npz": content}).parts())
+
+
+def test_whatever_byte_of_a_recording_is_wrong_it_is_refused_in_one_line_or_read(tmp_path: Path) -> None:
+    """It comes with a bug report."""
+    file = damaged(tmp_path)
+    content = file.path.read_bytes()
+    for at in range(0, len(content), 29):
+        file.path.write_bytes(content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :])
+        with suppress(BadInput):
+            list(file.parts())
+
+
+@pytest.mark.parametrize("of", ["head", "part", "array", "shape"])
+def test_a_recording_that_would_unpack_to_more_than_fits_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    monkeypatch.setattr(recording, "_MOST_BYTES", 2**20)
+    zeros = bytes(2**21)
+    packed, header = io.BytesIO(), io.BytesIO()
+    np.savez_compressed(packed, cores=np.zeros(2**18))
+    if of == "shape":
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (2**50,)})
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr("cores.npy", header.getvalue())
+    changes = {"head": {"recording.json": zeros}, "part": {"part-00000.npz": zeros}}
+    file = damaged(tmp_path, **changes.get(of, {"part-00000.npz": packed.getvalue()}))
+    with pytest.raises(BadInput, match="damaged" if of == "head" else "too large|allocate"):
+        list(file.parts())
 
 
 def test_a_part_of_another_shape_is_refused(tmp_path: Path) -> None:

@@ -207,6 +207,25 @@ def test_without_a_cycle_for_long_it_is_neither_healthy_nor_ready(
         assert (answer.status_code, answer.text) == (503, "No cycle has ended for 100 s.\n")
 
 
+def test_where_reading_is_closed_health_names_no_host_and_no_group(
+    make_context: Callable[..., Context], published: Published, store: Store
+) -> None:
+    after_a_cycle(published, store)
+    silent = HostAnswer(asked_at=1000.0, active_domains=None, why="no answer within 10 s")
+    published.state = replace(
+        published.state, host_answers={"h1": HostAnswer(asked_at=1001.0, active_domains=2), "h2": silent}
+    )
+    closed = make_context(read="token")
+    contexts = replace(closed, group="blue"), replace(closed, group="red")
+    client = TestClient(make_app(*contexts), base_url=HERE, client=("192.0.2.7", 50000))
+    assert (
+        client.get("/-/ready").text == "virtpoise is ready. Libvirt does not answer the balancer on 1 of its hosts.\n"
+    )
+    published.state = replace(published.state, host_answers={"h1": silent, "h2": silent})
+    none = "No host's libvirt answers the balancer, so nothing can be moved.\n"
+    assert client.get("/-/ready").text == 2 * none
+
+
 def test_libvirt_that_does_not_answer_is_shown_everywhere(
     client: TestClient, published: Published, store: Store
 ) -> None:
@@ -806,6 +825,30 @@ def test_on_loopback_however_it_is_written_another_name_is_not_answered(
     client = TestClient(app)
     statuses = [client.get("/api/v1/status", headers={"Host": name}).status_code for name in (own, "evil.example")]
     assert statuses == [200, of_others]
+
+
+def test_where_reading_is_closed_no_order_of_a_stranger_shows_which_names_there_are(
+    make_context: Callable[..., Context], published: Published, store: Store
+) -> None:
+    """A known host had 401, since its group has the order judged, and an unknown one 400."""
+    before = published.state
+    closed = make_context(read="token")
+    after_a_cycle(published, store)
+    contexts = replace(closed, group="blue"), replace(closed, group="red", published=Published(before))
+    client = TestClient(make_app(*contexts), base_url=HERE, client=("127.0.0.1", 50000))
+
+    def told(path: str, headers: dict[str, str]) -> tuple[int, str, str | None]:
+        answer = client.post(f"/api/v1/{path}", json={}, headers=headers)
+        return answer.status_code, answer.text, answer.headers.get("www-authenticate")
+
+    paths = ("hosts/h1/drain", "hosts/none/drain", "domains/none/acknowledge", "pause?group=blue", "pause?group=none")
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Origin": "https://evil.example"}):
+        assert len({told(path, headers) for path in paths}) == 1
+    assert told("hosts/none/drain", WITH_TOKEN)[:2] == (
+        400,
+        '{"error":"group: expected one of the configuration\'s, got none"}',
+    )
+    assert told("hosts/h1/drain", WITH_TOKEN)[0] == 200
 
 
 def test_every_answer_forbids_what_no_page_needs(client: TestClient, published: Published, store: Store) -> None:

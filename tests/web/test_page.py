@@ -307,7 +307,7 @@ def test_a_thousand_hosts_are_shown_in_proportion_and_stay_live(show: Show, tmp_
         """CPU time of the page's thread."""
         devtools = watched.page.context.new_cdp_session(watched.page)
         devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
-        took = []
+        took: list[float] = []
         for _ in range(4):
             balancer.cycle()  # so that nothing is kept from the last look
             watched.page.goto(watched.address + "/", wait_until="load")

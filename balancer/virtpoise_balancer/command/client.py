@@ -1,8 +1,8 @@
 """A client of the API of the balancer on this machine, for the commands.
 
-They use the balancer's Unix socket, where the kernel vouches for both ends and no token is sent. Only where there is
-none do they use its TCP port: whoever took that port while no balancer ran would get the token, so it is sent over
-verified TLS alone.
+They use the balancer's Unix socket, where the kernel tells the balancer who asks, and no token is sent. Only where
+there is none do they use its TCP port: whoever took that port while no balancer ran would get the token, so it is sent
+over verified TLS alone.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from virtpoise_balancer.config.section import Seconds, Section, http_url, incons
 from virtpoise_balancer.monitor.http import Access
 from virtpoise_balancer.monitor.matchers import EXAMPLE, label_name, read_matchers
 from virtpoise_balancer.monitor.queries import QUERIES
-from virtpoise_balancer.monitor.sources import SOURCES, SourceName
+from virtpoise_balancer.monitor.sources import DELAY_SECONDS, SOURCES, ServerName, SourceName
 
 
 def _known_queries(queries: dict[str, str]) -> dict[str, str]:
@@ -33,6 +33,7 @@ class Prometheus(Section):
     url: Annotated[str, AfterValidator(http_url)] = "http://127.0.0.1:9090"
     timeout_seconds: Seconds = 5.0
     scrape_interval_seconds: Seconds | None = None
+    server: ServerName = ServerName.PROMETHEUS
     delay_seconds: Annotated[float, Field(ge=0, le=MOST_DELAY_SECONDS)] = 0.0
     source: SourceName = SourceName.VIRTPOISE
     matchers: Annotated[str, AfterValidator(read_matchers)] = EXAMPLE
@@ -45,11 +46,13 @@ class Prometheus(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _matchers_of_the_source(cls, values: Any) -> Any:
-        """The values with the matchers of their source, where they have none."""
-        if isinstance(values, Mapping) and "matchers" not in values and values.get("source") in set(SourceName):
-            return {**values, "matchers": SOURCES[values["source"]].matchers}
-        return values
+    def _completed(cls, values: Any) -> Any:
+        """The values with the matchers of their source and the delay of their server, where they have none."""
+        if not isinstance(values, Mapping):
+            return values
+        matchers = next(({"matchers": SOURCES[one].matchers} for one in SourceName if one == values.get("source")), {})
+        delay = next(({"delay_seconds": DELAY_SECONDS[one]} for one in ServerName if one == values.get("server")), {})
+        return {**matchers, **delay, **values}
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Prometheus:

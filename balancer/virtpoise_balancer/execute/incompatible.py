@@ -65,6 +65,7 @@ def judge(records: Mapping[str, HostRecord]) -> Facts:
     """
     lackers: dict[Requirement, frozenset[str]] = {}
     copies: dict[str, tuple[DiskCopy, ...]] = {}
+    nodes: dict[str, tuple[int, ...]] = {}
     asked = _Asked.of(records)
     requires: dict[str, tuple[Requirement, ...]] = {}
     holds: dict[str, tuple[Hold, ...]] = {}
@@ -84,13 +85,25 @@ def judge(records: Mapping[str, HostRecord]) -> Facts:
             _put(requires, domain.uuid, tuple(fitting))
             _put(holds, domain.uuid, () if copied else tuple(map(_hold, record.bound(domain))))
             _put(copies, domain.uuid, copied)
+            _put(nodes, domain.uuid, domain.nodes)
     needed = {requirement for several in requires.values() for requirement in several}
     lacks_of: dict[str, list[Requirement]] = {}
     for requirement in sorted(needed, key=lambda one: (one.kind, one.name)):
         for host in lackers[requirement]:
             lacks_of.setdefault(host, []).append(requirement)
     lacks_in_order = {host: tuple(several) for host, several in lacks_of.items()}
-    return Facts(requires=requires, lacks=lacks_in_order, holds=holds, copies=copies)
+    room = _room({one.folder for several in copies.values() for one in several}, records)
+    return Facts(requires=requires, lacks=lacks_in_order, holds=holds, copies=copies, nodes=nodes, room=room)
+
+
+def _room(folders: Collection[str], records: Mapping[str, HostRecord]) -> dict[str, dict[str, int]]:
+    """By host, what its storage pools at these folders have free, in bytes, as far as that is known."""
+    found: dict[str, dict[str, int]] = {}
+    for host, record in records.items() if folders else ():
+        for pool in (record.facts.pools or {}).values():
+            if pool.target is not None and pool.target in folders and pool.free_bytes is not None:
+                found.setdefault(host, {})[pool.target] = pool.free_bytes
+    return found
 
 
 def _put(into: dict[str, tuple[_T, ...]], uuid: str, found: tuple[_T, ...]) -> None:
@@ -235,8 +248,7 @@ def _places(copied: tuple[DiskCopy, ...]) -> Iterator[tuple[str, int]]:
     """What the copies may come to take, by the folder, in tenths of a GiB."""
     bytes_of: dict[str, int] = {}
     for one in copied:
-        folder = posixpath.dirname(one.path)
-        bytes_of[folder] = bytes_of.get(folder, 0) + one.capacity_bytes
+        bytes_of[one.folder] = bytes_of.get(one.folder, 0) + one.capacity_bytes
     yield from ((folder, math.ceil(10 * needed / _GIB)) for folder, needed in sorted(bytes_of.items()))
 
 

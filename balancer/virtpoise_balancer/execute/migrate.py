@@ -154,8 +154,8 @@ class Migrator:
             try:
                 note(made_room)
             except (Refused, StoreError) as error:
-                why = f"the volumes for a copy of its disks cannot be written down: {error}"
-                return Requested(why=why, cause=Cause.ERROR, seconds=0.0, made_room=made_room)
+                text = f"the volumes for a copy of its disks cannot be written down: {error}"
+                return Requested(why=text, cause=Cause.ERROR, seconds=0.0, made_room=made_room)
         why, cause, answered, waited = self._run(move, seen, stop, began, check)
         if cause is Cause.ERROR and answered and not seen.copied:
             cause = Cause.REFUSED

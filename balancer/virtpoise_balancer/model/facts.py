@@ -62,6 +62,10 @@ class DiskCopy:
     capacity_bytes: Bytes
     stored_bytes: Bytes
 
+    @property
+    def folder(self) -> str:
+        return self.path.rpartition("/")[0]
+
 
 def not_copied(needed: Collection[DiskCopy], copies: Collection[DiskCopy]) -> bool:
     """Whether one of the disks that have to be copied is not."""
@@ -74,13 +78,16 @@ class Facts:
 
     ``requires``: by uuid, of what a domain needs only that which some host lacks. ``lacks``: by host, what it lacks of
     all that is needed. ``holds``: by uuid. ``copies``: by uuid, the disks without a copy of which libvirt would migrate
-    the domain nowhere.
+    the domain nowhere. ``nodes``: by uuid, the NUMA nodes that a domain's memory must come from, if not from any.
+    ``room``: by host and folder, the bytes that are free for copies of disks.
     """
 
     requires: Mapping[str, tuple[Requirement, ...]] = field(default_factory=dict)
     lacks: Mapping[str, tuple[Requirement, ...]] = field(default_factory=dict)
     holds: Mapping[str, tuple[Hold, ...]] = field(default_factory=dict)
     copies: Mapping[str, tuple[DiskCopy, ...]] = field(default_factory=dict)
+    nodes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    room: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def forbid(self, uuid: str, destination: str, copies: Collection[DiskCopy] = ()) -> bool:
         """Whether libvirt would refuse to migrate the domain to the host, with these disks copied."""

@@ -296,16 +296,16 @@ class StrategyTraits(NamedTuple):
     judged, and moves are made one after another; otherwise only the hosts concerned wait. ``newest_sample_alone``: only
     the newest sample can end a host's back-off, since it must be low for every watched resource; otherwise any sample
     since the back-off began. ``forecasts``: a trend may stand for samples that are missing to an overload.
-    ``second_try``: a host that a first attempt relieved in part is attempted again without a back-off.
     ``habits``: what domains usually use decides.
+    ``second_try``: a host that a first attempt relieved in part is attempted again without a back-off.
     """
 
     watched: tuple[Resource, ...] = tuple(Resource)
     one_at_a_time: bool = False
     newest_sample_alone: bool = True
     forecasts: bool = True
-    second_try: bool = True
     habits: bool = True
+    second_try: bool = True
 
 
 _TRAITS: Mapping[StrategyName, StrategyTraits] = {
@@ -315,8 +315,8 @@ _TRAITS: Mapping[StrategyName, StrategyTraits] = {
         one_at_a_time=True,
         newest_sample_alone=False,
         forecasts=False,
-        second_try=False,
         habits=False,
+        second_try=False,
     ),
 }
 

@@ -61,11 +61,12 @@ NO_FIGURES = Unknown(kind=UnknownKind.STALE, text="Prometheus has no fresh figur
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HugePages:
-    """Memory in static huge pages of one size."""
+    """Memory in static huge pages of one size. ``node``: the NUMA node of a host's, None where that is not known."""
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     page_bytes: Annotated[int, Gt(0)]
     memory_bytes: Bytes
+    node: Annotated[int, Ge(0)] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,8 @@ class Host:
 
     ``counted_from``: samples whose step began earlier do not count towards N (an attempt ended then, or the host was
     alone). ``penalty_until``: until then the host makes no attempt. ``unknown``: why nothing is known of it; only in
-    state unknown. ``lacks``: what it is known to lack of all that the group's domains need.
+    state unknown. ``lacks``: what it is known to lack of all that the group's domains need. ``copy_room``: what is free
+    for copies of disks, in bytes by the folder of a storage pool; where that is not known, none is listed.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -109,6 +111,7 @@ class Host:
     counted_from: float | None = None
     penalty_until: float | None = None
     lacks: tuple[Requirement, ...] = ()
+    copy_room: Mapping[str, Bytes] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -192,7 +195,7 @@ class Domain:
 
     ``memory_bytes`` is assigned to it now (0: not known, as no domain has none), ``memory_maximum_bytes`` is what its
     balloon can grow to, and ``memory_resident_bytes`` what its process holds of ``ordinary_bytes``. ``hugepages``: its
-    memory that lies in static huge pages.
+    memory that lies in static huge pages. ``memory_nodes``: the NUMA nodes that its memory must come from; none: any.
 
     ``migrating_to``: the destination of a migration under way; ``recent_moves``: how often it was moved in the time
     that is remembered.
@@ -215,6 +218,7 @@ class Domain:
     memory_maximum_bytes: Bytes | None = None
     memory_resident_bytes: Bytes | None = None
     hugepages: tuple[HugePages, ...] = ()
+    memory_nodes: tuple[Annotated[int, Ge(0)], ...] = ()
     rx_bytes_per_second: Amount | None = 0.0
     tx_bytes_per_second: Amount | None = 0.0
     dirty_bytes_per_second: Amount | None = None

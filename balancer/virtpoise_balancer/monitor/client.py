@@ -91,7 +91,7 @@ class PrometheusClient:
     def instant_each(self, queries: Mapping[str, str], at: float) -> dict[str, QueryAnswer]:
         """The vectors of several queries by name, in one request; each with the warnings of all. MonitorError.
 
-        For questions about a few hosts: a series that one host's exporter makes ambiguous fails all of them.
+        For questions about a few hosts: what is wrong with one of the queries fails all of them.
         """
         return _parted(queries, self.instant(joined(queries), at))
 
@@ -162,9 +162,13 @@ class PrometheusClient:
 
 
 def joined(queries: Mapping[str, str]) -> str:
-    """Several queries as one. A query may end with a comment, so each ends its line."""
+    """Several queries as one. A query may end with a comment, so each ends its line.
+
+    An exporter's own label of the name that is added is dropped first: two series that became one would fail all.
+    """
     return "\nor ".join(
-        f'label_replace(\n{query}\n, "{_QUERY_LABEL}", "{name}", "", "")' for name, query in queries.items()
+        f'label_replace(max without ({_QUERY_LABEL}) (\n{query}\n), "{_QUERY_LABEL}", "{name}", "", "")'
+        for name, query in queries.items()
     )
 
 

@@ -196,8 +196,8 @@ def targets_by_host(
             if len(targets) > len(found.get(host, ())):
                 found[host] = targets
     together: dict[str, set[tuple[str, str]]] = {}
-    for host, targets in found.items():
-        together.setdefault(folded(host), set()).update(targets)
+    for host in found:
+        together.setdefault(folded(host), set()).update(found[host])
     return {host: together[folded(host)] for host in found}
 
 

@@ -26,6 +26,8 @@ from virtpoise_balancer.monitor.targets import host_of, labels_of
 
 # The queries that return a window of samples, one a step.
 WINDOWS = ("host_cpu_ratio", "host_memory_ratio", "host_rx_ratio", "host_tx_ratio")
+# The digits of a NUMA node's number.
+_LONGEST_NODE = 6
 
 
 def _by_host(answer: Sequence[Series]) -> dict[str, float]:
@@ -149,9 +151,17 @@ def _hugepages_free(answer: Sequence[Series]) -> dict[str, tuple[HugePages, ...]
     for series in answer:
         size = page_bytes(series)
         if size is not None and 0 <= series.value * size <= MOST_BYTES:
-            pages = HugePages(page_bytes=size, memory_bytes=int(series.value) * size)
+            pages = HugePages(page_bytes=size, memory_bytes=int(series.value) * size, node=_node(series))
             found.setdefault(host_of(series), []).append(pages)
-    return {host: tuple(sorted(pages, key=lambda one: one.page_bytes)) for host, pages in found.items()}
+    return {
+        host: tuple(sorted(pages, key=lambda one: (one.page_bytes, one.node or 0))) for host, pages in found.items()
+    }
+
+
+def _node(series: Series) -> int | None:
+    """The NUMA node that a series is about; None where its label is none."""
+    number = series.labels.get("node", "")
+    return int(number) if number.isascii() and number.isdecimal() and len(number) < _LONGEST_NODE else None
 
 
 def _unknown(name: str, unknown: Unknown, figures: doubt.HostFigures, labels: Mapping[str, str]) -> Host:

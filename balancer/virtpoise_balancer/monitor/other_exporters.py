@@ -8,8 +8,12 @@ from __future__ import annotations
 from virtpoise_balancer.monitor.queries import of_now, unsaturated
 
 # A host's exporters are targets of their own: h1:9100 and h1:9177. The label virtpoise_host is what they share, and it
-# is added beside ``instance``. No two series become one by it, which would fail a query for all hosts.
-_HOST = r"""label_replace({query}, "virtpoise_host", "$$1$$2", "instance", `([[].*[]]|[^:]*):[0-9]+|(.*)`)"""
+# is added beside ``instance``. Where two series become one by it, the query fails for all hosts. So an exporter's own
+# label of this name is dropped first.
+_HOST = (
+    r"""label_replace(max without (virtpoise_host) ({query}), "virtpoise_host", "$$1$$2", "instance", """
+    r"""`([[].*[]]|[^:]*):[0-9]+|(.*)`)"""
+)
 
 
 def _with_host(query: str) -> str:
@@ -34,17 +38,20 @@ _ORDINARY = f"""
 _ORDINARY_NOW = _ORDINARY.format(sample="", range="").strip()
 _ORDINARY_LATELY = _ORDINARY.format(sample="last_over_time(", range="[$memory])").strip()
 # ZFS gives its cache back down to its minimum, which the kernel does not count as available.
-_AVAILABLE = """
+_WITH_CACHE = """
 (node_memory_MemAvailable_bytes{$matchers} + (
   clamp_min(node_zfs_arc_size{$matchers} - node_zfs_arc_c_min{$matchers}, 0) or 0 * node_memory_MemAvailable_bytes{$matchers}
 ))
 """.strip()
+# node_exporter reads the two one after the other, so together they may pass what there is.
+_AVAILABLE = f"({_WITH_CACHE} <= {_ORDINARY_NOW} or {_ORDINARY_NOW})"
 _CPU_RATIO = (
     '1 - sum by (instance) (rate(node_cpu_seconds_total{mode=~"idle|iowait",$matchers}[$reading]))'
     " / sum by (instance) (rate(node_cpu_seconds_total{$matchers}[$reading]))"
 )
-# Devices that know their speed. A domain's tap claims 10 Mbit/s; -1, 65,535 Mbit/s and 2^32 - 1 stand for unknown.
-_SPEED = "(((node_network_speed_bytes{$matchers} > 1.25e6) < 1e12) != 8191875000)"
+# Devices that know their speed. A domain's tap claims 10 Mbit/s; -1, 65,535 Mbit/s and 2^32 - 1 stand for unknown. A
+# container's veth claims 10,000 Mbit/s, and so does the bridge that holds it.
+_SPEED = '(((node_network_speed_bytes{device!~"veth.*|docker.*",$matchers} > 1.25e6) < 1e12) != 8191875000)'
 
 
 def _link_ratio(direction: str) -> str:
@@ -149,8 +156,8 @@ def _count(state: str, condition: str) -> str:
 
 _TINKOFF_STATE = "libvirt_domain_info_vstate{$matchers}"
 _INOVEX_STATE = "libvirt_domain_info_state{$matchers}"
-_INOVEX_UUID = (
-    'label_replace(libvirt_domain_openstack_info{$matchers}, "uuid", "$$1", "instance_id", "(.*)")'  # of any domain
+_INOVEX_UUID = (  # of any domain
+    'label_replace(max without (uuid) (libvirt_domain_openstack_info{$matchers}), "uuid", "$$1", "instance_id", "(.*)")'
 )
 
 DEBIAN = _libvirt_exporter(

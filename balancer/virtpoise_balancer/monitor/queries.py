@@ -1,7 +1,8 @@
 """The queries for Prometheus, in PromQL.
 
 Each query returns one series per host (label ``instance``) or per host and domain (``instance`` and ``uuid``).
-``domain_running`` also has ``domain``, the name. Those about huge pages have ``size``, that of a page in bytes.
+``domain_running`` also has ``domain``, the name. Those about huge pages have ``size``, that of a page in bytes, and of
+hosts also ``node``, the number of a NUMA node.
 Placeholders:
 
 - ``$reading``: the range of one sample of the load; ``$window``: that of N samples (durations).
@@ -125,7 +126,7 @@ QUERIES: dict[str, str] = {
     "host_cpu_speed": "virtpoise_host_cpu_speed_ratio{$matchers}",
     "host_memory_available_bytes": "virtpoise_host_memory_available_bytes{$matchers}",
     "host_memory_ratio": f"1 - virtpoise_host_memory_available_bytes{{$matchers}} / ({_ORDINARY_NOW})",
-    "host_hugepages_free": "sum by (instance, size) (virtpoise_host_hugepages_free{$matchers})",
+    "host_hugepages_free": "sum by (instance, size, node) (virtpoise_host_hugepages_free{$matchers})",
     # with the device: a domain's part of an uplink is made of it
     "host_uplink_bytes_per_second": _SPEED.format(),
     "host_rx_ratio": _HOST_LINK_RATIO.format(direction="receive").strip(),

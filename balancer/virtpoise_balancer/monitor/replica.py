@@ -12,8 +12,11 @@ def of_one_replica(client: PrometheusClient, label: str, matchers: str, times: s
     name. MonitorError.
 
     ``times``: the query for the hosts' newest samples, which are fresh from ``oldest`` on.
+
+    Each target counts once: its exporter may give the figure many times, with the name of a replica that there is not.
     """
-    answer = client.instant(f"count by ({label}) (\n(\n{times}\n) >= {oldest}\n)", at)
+    fresh = f"max by ({label}, instance) (\n(\n{times}\n) >= {oldest}\n)"
+    answer = client.instant(f"count by ({label}) (\n{fresh}\n)", at)
     hosts = {one.labels.get(label, ""): one.value for one in answer.series}
     return and_equal(matchers, label, min(hosts, key=lambda name: (-hosts[name], name))) if hosts else matchers
 

@@ -21,6 +21,16 @@ class SourceName(StrEnum):
     INOVEX = "inovex"
 
 
+class ServerName(StrEnum):
+    """The values of ``prometheus.server``."""
+
+    PROMETHEUS = "prometheus"
+    VICTORIA_METRICS = "victoria_metrics"
+
+
+# How long a server with its own defaults does not show a sample. VictoriaMetrics: -search.latencyOffset.
+DELAY_SECONDS = {ServerName.PROMETHEUS: 0.0, ServerName.VICTORIA_METRICS: 30.0}
+
 # What follows where a query has no answer, by the query's name. Where one gap stands for two queries, the second says
 # nothing.
 _WITHOUT = {

@@ -1,23 +1,25 @@
-"""Memory of a host that is given out in fixed amounts: static huge pages, and the ordinary memory that it may promise.
+"""What of a host is given out in fixed amounts: static huge pages, ordinary memory that it may promise, and room for
+copies of disks.
 
-A *stock* is one kind of it: the huge pages of one size, or ``PROMISED``. Nothing about it is measured or uncertain, and
-there is no level to relieve: either the free rest of a stock suffices for what comes, or the host refuses it.
+A *stock* is one kind of it: the huge pages of one size, those of one NUMA node, a folder, or ``PROMISED``. Nothing
+about it is measured or uncertain, and there is no level to relieve: either the free rest of a stock suffices for what
+comes, or the host refuses it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 
 import numpy as np
 
 from virtpoise_balancer.analyse.demand import Floats
-from virtpoise_balancer.model import Detail, Domain, DomainState, Host, Policy, Reason
+from virtpoise_balancer.model import Detail, Domain, DomainState, Host, HugePages, Policy, Reason
 
-# The size of a page in bytes, or ``PROMISED``.
-Stock = int
+# The size of a page in bytes, such a size with the number of a NUMA node, a folder, or ``PROMISED``. A node's pages are
+# in both.
+Stock = int | tuple[int, int] | str
 # The memory that the policy lets a host promise. No page has this size.
 PROMISED: Stock = 0
 
@@ -27,7 +29,10 @@ def taken_by(domains: Iterable[Domain], policy: Policy) -> Mapping[Stock, float]
     found: dict[Stock, float] = {}
     for domain in domains:
         for pages in domain.hugepages:
-            found[pages.page_bytes] = found.get(pages.page_bytes, 0) + pages.memory_bytes
+            for stock in _of_pages(domain, pages):
+                found[stock] = found.get(stock, 0) + pages.memory_bytes
+        for disk in domain.copies:
+            found[disk.folder] = found.get(disk.folder, 0) + disk.capacity_bytes
         if policy.overcommit is not None:
             found[PROMISED] = found.get(PROMISED, 0) + _promised(domain)
     return found
@@ -46,13 +51,29 @@ def free(hosts: Sequence[Host], domains: Sequence[Domain], policy: Policy) -> di
         for domain in domains:
             if domain.state is not DomainState.SHUTOFF:
                 rest[PROMISED][index[domain.host]] -= _promised(domain)
-    for pages in chain.from_iterable(filter(None, map(attrgetter("hugepages"), domains))):
-        rest.setdefault(pages.page_bytes, np.zeros(len(hosts)))
+    for domain in filter(attrgetter("hugepages"), domains):
+        for pages in domain.hugepages:
+            for stock in _of_pages(domain, pages):
+                rest.setdefault(stock, np.zeros(len(hosts)))
+    of_nodes = [stock for stock in rest if isinstance(stock, tuple)]
     for number, host in enumerate(hosts):
         for pages in host.hugepages_free:
             if pages.page_bytes in rest:
                 rest[pages.page_bytes][number] += pages.memory_bytes
+            for stock in of_nodes:  # where the node is not known, it may be any
+                if stock[0] == pages.page_bytes and pages.node in (None, stock[1]):
+                    rest[stock][number] += pages.memory_bytes
+    for domain in filter(attrgetter("copies"), domains):
+        for folder in {disk.folder for disk in domain.copies} - rest.keys():
+            rest[folder] = np.array([host.copy_room.get(folder, math.inf) for host in hosts])
     return rest
+
+
+def _of_pages(domain: Domain, pages: HugePages) -> Iterator[Stock]:
+    """The stocks that a domain's huge pages are of. On which of several nodes they come to lie is not known."""
+    yield pages.page_bytes
+    if len(domain.memory_nodes) == 1:
+        yield pages.page_bytes, domain.memory_nodes[0]
 
 
 def _promised(domain: Domain) -> float:
@@ -66,6 +87,10 @@ def why_too_little(stock: Stock, need: float, left: float) -> tuple[Reason, Deta
         figures["need_bytes"] = int(need)
     if math.isfinite(left):
         figures["free_bytes"] = max(int(left), 0)
+    if isinstance(stock, str):
+        return Reason.LACKS_STORAGE, {"needs": f"room for copies of disks at {stock}", **figures}
+    if isinstance(stock, tuple):
+        return Reason.DESTINATION_HUGEPAGES, {"page_bytes": stock[0], "node": stock[1], **figures}
     if stock != PROMISED:
         return Reason.DESTINATION_HUGEPAGES, {"page_bytes": stock, **figures}
     if math.isinf(need):

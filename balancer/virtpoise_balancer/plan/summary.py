@@ -89,17 +89,26 @@ def _attempt(
         listed = ", ".join(f"{move.domain} to {move.destination}" for move in moves[:5])
         more = f" and {len(moves) - 5} more" if len(moves) > 5 else ""
         about = [one.resource for one in overloads.get(attempt.host, ())] or [Resource.CPU]
-        end = "" if attempt.problem in _NO_LEVEL else _end(attempt.host, moves[-1].predicted.source, about)
+        last = moves[-1].predicted.source
+        end = "" if attempt.problem in _NO_LEVEL else _end(attempt.host, last, about, solved=attempt.solved)
         parts = [part for part in (end, "" if attempt.solved else "which does not solve it") if part]
         made = f"{problem}: move {listed}{more}" + (f" ({', '.join(parts)})" if parts else "")
     return ", ".join([made, *_rest(unsolved)])
 
 
-def _end(host: str, predicted: Prediction, resources: Sequence[Resource]) -> str:
-    """What the host's use of these resources comes to: "h1's CPU load is predicted at 55%, its memory use at 80%"."""
-    known = [(one, ratio) for one in resources if (ratio := predicted.ratio(one)) is not None]
-    first = [f"{host}'s {one.use} is predicted at {ratio:.0%}" for one, ratio in known[:1]]
-    return ", ".join(first + [f"its {one.use} at {ratio:.0%}" for one, ratio in known[1:]])
+def _end(host: str, predicted: Prediction, resources: Sequence[Resource], *, solved: bool) -> str:
+    """What the host's use of these resources comes to: "h1's CPU load is predicted at 55%, its memory use at 80%".
+
+    Where that does not solve the problem, with the upper end of the interval, which is what counts.
+    """
+    levels = []
+    for one in resources:
+        ratio, upper = predicted.ratio(one), predicted.upper(one)
+        if ratio is not None:
+            more = f" or up to {upper:.0%}" if not solved and upper is not None and upper > ratio else ""
+            levels.append((one.use, f"{ratio:.0%}{more}"))
+    first = [f"{host}'s {use} is predicted at {level}" for use, level in levels[:1]]
+    return ", ".join(first + [f"its {use} at {level}" for use, level in levels[1:]])
 
 
 def _rest(unsolved: Refusal | None) -> Iterator[str]:

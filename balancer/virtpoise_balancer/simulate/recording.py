@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,8 +28,10 @@ from virtpoise_balancer.simulate.script import Fleet, StepDemand
 _FORMAT = "virtpoise/recording/1"
 _HEAD = "recording.json"
 _INVENTORY = TypeAdapter(PastGroup)
-# The largest part that is read: what a file says of its size is not trusted.
+# The largest file of a recording, and the most that one part holds, once unpacked.
 _MOST_BYTES = 2**30
+# What reading a damaged zip, or an array in it, may raise.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, LookupError, ValueError, RuntimeError, MemoryError, OSError, EOFError)
 
 
 def anonymous(inventory: PastGroup) -> PastGroup:
@@ -85,13 +88,13 @@ class RecordingFile:
         """What there was. BadInput when the file is no recording."""
         try:
             with zipfile.ZipFile(self.path) as archive:
-                head: Any = json.loads(archive.read(_HEAD))
+                head: Any = json.loads(_unpacked(archive, _HEAD))
                 if not isinstance(head, dict) or head.pop("format", None) != _FORMAT:
                     raise BadInput(f"{self.path}: expected a recording ({_FORMAT})")
                 return _INVENTORY.validate_python(head, strict=False)
         except OSError as error:
             raise BadInput(f"{self.path}: cannot be read: {error.strerror}") from None
-        except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError) as error:
+        except _DAMAGED as error:
             why = in_one_line(error) if isinstance(error, ValidationError) else "it is damaged, or something else"
             raise BadInput(f"{self.path}: expected a recording ({_FORMAT}): {why}") from None
 
@@ -101,18 +104,28 @@ class RecordingFile:
         with zipfile.ZipFile(self.path) as archive:
             for name in self._names(archive):
                 try:
-                    if archive.getinfo(name).file_size > _MOST_BYTES:
-                        raise ValueError("it is too large")  # noqa: TRY301
-                    yield _part(archive.read(name), inventory)
-                except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
-                    raise BadInput(f"{self.path}: {name}: cannot be read: {str(error).splitlines()[0]}") from None
+                    part = _part(_unpacked(archive, name), inventory)
+                except _DAMAGED as error:
+                    why = (str(error) or "it is damaged").splitlines()[0]
+                    raise BadInput(f"{self.path}: {name}: cannot be read: {why}") from None
+                yield part
 
     @staticmethod
     def _names(archive: zipfile.ZipFile) -> list[str]:
         return sorted(name for name in archive.namelist() if name.startswith("part-"))
 
 
+def _unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A file of the archive. ValueError for one that would be huge."""
+    if archive.getinfo(name).file_size > _MOST_BYTES:
+        raise ValueError("it is too large")
+    return archive.read(name)
+
+
 def _part(packed: bytes, inventory: PastGroup) -> Part:
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        if sum(one.file_size for one in archive.infolist()) > _MOST_BYTES:
+            raise ValueError("it is too large")
     with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
         found = {name: np.asarray(arrays[name], dtype=np.float64) for name in arrays.files if name != "home"}
         home = np.asarray(arrays["home"], dtype=np.int64)

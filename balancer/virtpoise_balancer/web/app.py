@@ -34,7 +34,7 @@ def make_app(*contexts: Context) -> Starlette:
     handlers = {StoreError: _no_store}
     common = _health(contexts)
     guard = Middleware(Guard, gate=first.gate)
-    middleware = [guard, Middleware(KnownGroup, groups=[one.group for one in contexts])]
+    middleware = [guard, Middleware(KnownGroup, groups=[one.group for one in contexts], gate=first.gate)]
     if len(contexts) == 1 and not first.group:
         return Starlette(
             routes=[*common, _metrics(first.metrics.registry, first), *_of_group(first)],
@@ -99,6 +99,12 @@ def _discovery(contexts: Sequence[Context]) -> list[Route]:
 def _health(contexts: Sequence[Context]) -> list[Route]:
     first = contexts[0]
 
+    def named(hosts: Sequence[str]) -> str:
+        if not _may_name(first):
+            return f"{len(hosts)} of its hosts"
+        more = f" and {len(hosts) - _MOST_NAMED} more" if len(hosts) > _MOST_NAMED else ""
+        return f"{', '.join(hosts[:_MOST_NAMED])}{more}"
+
     def stalled() -> Response | None:
         """One that has stopped stops those after it."""
         for context in contexts:
@@ -121,9 +127,7 @@ def _health(contexts: Sequence[Context]) -> list[Route]:
             return PlainTextResponse("".join(refused), 503)
         silent = sorted({host for context in contexts for host in context.published.state.silent})
         if silent:
-            more = f" and {len(silent) - _MOST_NAMED} more" if len(silent) > _MOST_NAMED else ""
-            names = ", ".join(silent[:_MOST_NAMED])
-            return PlainTextResponse(f"virtpoise is ready. Libvirt does not answer the balancer on {names}{more}.\n")
+            return PlainTextResponse(f"virtpoise is ready. Libvirt does not answer the balancer on {named(silent)}.\n")
         return PlainTextResponse("virtpoise is ready.\n")
 
     def do_reload(request: Request) -> Response:
@@ -140,8 +144,13 @@ def _health(contexts: Sequence[Context]) -> list[Route]:
     ]
 
 
+def _may_name(context: Context) -> bool:
+    """Whether hosts and groups may be named to everybody: health is open where reading is closed."""
+    return context.gate.web.read == "everyone"
+
+
 def _of(context: Context) -> str:
-    return f" of the group {context.group}" if context.group else ""
+    return f" of the group {context.group}" if context.group and _may_name(context) else ""
 
 
 def _why_not_ready(context: Context) -> str | None:

@@ -9,12 +9,13 @@ from urllib.parse import unquote
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from virtpoise_balancer.model import Mode
 from virtpoise_balancer.visible import shown
 from virtpoise_balancer.web.context import Context
+from virtpoise_balancer.web.guard import Gate, refused
 
 API = "/api/"
 _MOST_SHOWN = 100
@@ -61,19 +62,22 @@ class KnownGroup:
     ``groups``: their names; the empty one alone where the configuration has none.
     """
 
-    def __init__(self, app: ASGIApp, groups: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, groups: Sequence[str], gate: Gate) -> None:
         self._app = app
         self._groups = groups
+        self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wrong = self._wrong(Request(scope)) if scope["type"] == "http" else None
         await (wrong or self._app)(scope, receive, send)
 
-    def _wrong(self, request: Request) -> JSONResponse | None:
+    def _wrong(self, request: Request) -> Response | None:
         given = request.query_params.getlist("group")
         if len(given) > 1:
             return JSONResponse({"error": f"group: expected once, got {len(given)} times"}, 400)
         if given and given[0] not in self._groups:
+            if error := self._gate.hides_names(request):
+                return refused(error)
             got = shown(given[0][:_MOST_SHOWN])
             return JSONResponse({"error": f"group: expected {_expected(request, self._groups)}, got '{got}'"}, 404)
         return None
@@ -106,7 +110,8 @@ class ByGroup:
             name = self._contexts[0].group
         if name is None:
             why = f"group: expected {_expected(request, tuple(self._apps))}, got none"
-            await JSONResponse({"error": why}, 400)(scope, receive, send)
+            error = self._contexts[0].gate.hides_names(request)
+            await (refused(error) if error else JSONResponse({"error": why}, 400))(scope, receive, send)
         else:
             await self._apps[name](scope, receive, send)
 

@@ -104,6 +104,18 @@ class Gate:
         elif not self._trusts(peer):
             raise Forbidden(HTTPStatus.FORBIDDEN, "web.read: only root and the balancer's own user may read here")
 
+    def hides_names(self, connection: HTTPConnection) -> Forbidden | None:
+        """Why who orders must not learn which groups, hosts and domains there are, or None: as the order itself would
+        be refused, so that a wrong name and a right one have the same answer.
+        """
+        if self.web.read == "everyone" or connection.scope["method"] in ("GET", "HEAD"):
+            return None  # who reads has been let in
+        try:
+            self.admit(connection, "read")
+        except Forbidden as error:
+            return error
+        return None
+
     def _owner(self, headers: Headers, needed: TokenRole, *, basic: bool = False) -> str:
         """The owner of the token that came along. Forbidden unless it is known and its role suffices.
 

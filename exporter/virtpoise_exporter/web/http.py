@@ -42,7 +42,7 @@ def parse_head(head: bytes) -> Request:
         raise BadRequestError("the request line is not `METHOD PATH HTTP/1.1`") from None
     if version not in ("HTTP/1.0", "HTTP/1.1") or not method.isalpha():
         raise BadRequestError("the request line is not `METHOD PATH HTTP/1.1`")
-    headers = {}
+    headers: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon or not name or name != name.strip():

@@ -5,7 +5,7 @@ Prometheus and hosts.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from virtpoise_balancer.execute.accounts import LibvirtAccounts
 from virtpoise_balancer.execute.copies import Copies
 from virtpoise_balancer.execute.executor import LibvirtExecutor
 from virtpoise_balancer.execute.hosts import Hosts
+from virtpoise_balancer.execute.inventory import Inventory
 from virtpoise_balancer.execute.migrate import Migrator
 from virtpoise_balancer.execute.reach import Reach
 from virtpoise_balancer.execute.reconciler import Reconciler
@@ -66,16 +67,21 @@ class Part:
             stop_grace_seconds=config.migration.stop_grace_seconds,
             clock=clock,
         )
+        inventory = self._inventory(hosts, threads) if balancer.asks_for_facts else None
+        self.inventory = inventory
         self.executor = LibvirtExecutor(
             migrator,
             reconciler,
-            self.reach.ask,
+            self._ask,
+            self._inquire if inventory else lambda _move: None,
             limits=limits_of(config.policy),
             threads=threads,
             clock=clock,
             leads=lambda: balancer.leadership.leads,
         )
-        cycle = wiring.make_cycle(config, self.store, self.executor, accounts, clock, self.reach, self._shared)
+        cycle = wiring.make_cycle(
+            config, self.store, self.executor, accounts, clock, self.reach, self._shared, inventory
+        )
         self.observer = replace(
             wiring.make_observer(config), client=cast(PrometheusClient, self._client()), clock=clock
         )
@@ -92,6 +98,7 @@ class Part:
             threads=threads,
             group=config.group,
             turning=self.turning,
+            look_at=inventory.keep_up if inventory else lambda _running: None,
         )
         self.published.in_flight = lambda: self.executor.in_flight
         self.published.overrides = self.store.overrides
@@ -108,6 +115,25 @@ class Part:
 
     def _shared(self) -> dict[str, str]:
         return dict(self.balancer.roster.shared(self.config.group))
+
+    def _inventory(self, hosts: Hosts, threads: VirtualThreads) -> Inventory:
+        return Inventory(
+            lambda: hosts,
+            remember=self.store.remember_host,
+            recall=self.store.host_facts,
+            clock=self.balancer.clock,
+            threads=threads,
+        )
+
+    def _ask(self, hosts: Sequence[str]) -> None:
+        self.reach.ask(hosts)
+        if self.inventory is not None:
+            silent = self.reach.silence().silent
+            self.inventory.look_again([host for host in hosts if host not in silent])
+
+    def _inquire(self, move: Move) -> None:
+        if self.inventory is not None:
+            self.inventory.ask([move], skip=self.reach.silence().silent, acts=True)
 
     def _look(self) -> Snapshot:
         seen = self.observer.observe(self.balancer.clock.now()).snapshot
@@ -130,7 +156,10 @@ class Part:
 
 @dataclass
 class Balancer:
-    """A process of the balancer. ``on_turn``: called after each of its turns."""
+    """A process of the balancer. ``on_turn``: called after each of its turns.
+
+    ``on_request``, ``on_act``: as in ModelHosts. ``asks_for_facts``: whether it asks hosts what they would refuse.
+    """
 
     kernel: Kernel
     world: World
@@ -139,7 +168,9 @@ class Balancer:
     config: Config
     store_file: Path
     on_request: Callable[[VirtualProcess, str, str, str], None]
+    on_act: Callable[[VirtualProcess, str, str, str], None]
     name: str = "balancer"
+    asks_for_facts: bool = False
     process: VirtualProcess = field(init=False)
     longest_turn: float = 0.0
     on_turn: list[Callable[[Balancer], None]] = field(default_factory=list)
@@ -153,7 +184,7 @@ class Balancer:
 
     @cached_property
     def hosts(self) -> ModelHosts:
-        return ModelHosts(self.world, self.process, self.on_request)
+        return ModelHosts(self.world, self.process, self.on_request, self.on_act)
 
     def start(self) -> None:
         self.store = Store(ModelDatabase(self.disk, self.process), self.clock)
@@ -173,6 +204,11 @@ class Balancer:
     def unaccounted(self) -> list[Unsettled]:
         """The unsettled domains of all groups."""
         return [one for part in self.parts for one in part.published.state.unsettled if one.unaccounted]
+
+    @property
+    def term(self) -> int | None:
+        """Its number, once it has led."""
+        return self.store._lead.term
 
     @property
     def leads(self) -> bool:

@@ -29,7 +29,8 @@ class StoreFails(OperationalError):
 class Disk:
     """What the store lies on. ``driver``: the connection of SQLite's driver, which all transactions share.
 
-    ``fault``: "", locked, full or gone. ``moments``: called around each transaction that writes.
+    ``fault``: "", locked, full, gone or in doubt (what was written is answered by an error). ``moments``: called around
+    each transaction that writes.
     """
 
     kernel: Kernel
@@ -69,6 +70,9 @@ class ModelDatabase(Database):
             if self._disk.fault == "full":
                 raise StoreFails("database or disk is full")
         self._moment("after")
+        if self._disk.fault == "in doubt":
+            with in_words():
+                raise StoreFails("server closed the connection unexpectedly")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -51,6 +51,7 @@ class Job:
     seconds: float
     ours: bool
     asked: float
+    copies: tuple[str, ...] = ()  # paths of the disks that it copies
     step: Step = Step.BEGIN
     performed: float = 0.0
     unheard: float = 0.0  # for how long the source has not heard of the destination
@@ -90,6 +91,8 @@ class Job:
             raise Gone("domain is not running")
         if uuid in self.world.machines[source].backups:
             raise Gone("cannot acquire state change lock: a backup runs")
+        if self.world.local_disks and self.ours and not self.copies:
+            raise Gone("Unsafe migration: migration without shared storage is unsafe")
         others = [other for other in self.world.running_jobs(uuid) if other is not self and other.step > Step.BEGIN]
         if any(other.source == source or not other.arrived for other in others):
             raise Gone("another job is active")
@@ -189,6 +192,8 @@ class Job:
         copy = self.world.machines[self.destination].copies.get(self.uuid)
         if copy is not None and copy.state in ACTIVE:
             return "domain is already active"
+        if self.world.machines[self.destination].unfit:
+            return "unsupported configuration: the CPU of the domain is not known here"
         self.world.put(self.uuid, self.destination, Presence.MIGRATING)
         self.world.machines[self.destination].copies[self.uuid].job = self
         return None
@@ -239,6 +244,8 @@ class Job:
         if copy is None or copy.job is not self:
             return "domain is not there any more"
         self.arrived = True
+        if self.world.local_disks:
+            self.world.disk_arrives(self)
         arrived = Presence.PAUSED if self.ours else Presence.RUNNING
         self.world.put(self.uuid, self.destination, arrived, persistent=True)
         return None
@@ -288,10 +295,10 @@ class Job:
             self.fail("the source's daemon died")
 
 
-def migrate(world: World, uuid: str, source: str, destination: str, *, ours: bool) -> Job:
-    """Ask the source's daemon for a migration, which it begins once it can."""
+def migrate(world: World, uuid: str, source: str, destination: str, *, ours: bool, copies: tuple[str, ...] = ()) -> Job:
+    """Ask the source's daemon for a migration, which it begins once it can. ``copies``: paths of disks."""
     seconds = world.perform_seconds * (0.5 + world.kernel.random.random())
-    job = Job(world, uuid, source, destination, seconds, ours, world.kernel.at)
+    job = Job(world, uuid, source, destination, seconds, ours, world.kernel.at, copies)
     world.jobs.append(job)
     world.note(f"asked: {job.text}{'' if ours else ' (administrator)'}")
     world.kernel.start(world.process, job.drive, f"migration of {uuid}")

@@ -4,6 +4,7 @@ people.
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 # Of one process at once. A group of four hosts with two moves needs a dozen.
 _MOST_THREADS = 30
 _SLACK_CORES = 1e-6
+# How old the answers may be that a look at a few hosts goes by.
+_LONGEST_LOOK_SECONDS = 90.0
 
 
 @dataclass
@@ -97,6 +100,7 @@ class Oracle:
         forbidden_since = self._forbidden_since if source in self.run.hosts else None
         if forbidden_since is not None and now - forbidden_since > patience:
             self._wrong(f"{name} was moved from {source} to {destination} against a person's order")
+        self._has_the_newest_number(process, f"a migration from {source} to {destination}")
         if len([one for one in self.run.balancers if one.process.alive and one.leadership.leads]) > 1:
             self._wrong("two balancers act")
         patience = 3 * self.interval_seconds
@@ -115,6 +119,18 @@ class Oracle:
         limit = self.threshold_ratio * world.machines[destination].cpus
         if after > limit + _SLACK_CORES and not self._strange(destination):
             self._wrong(f"{destination} was pushed over its threshold: {after:.2f} of {limit:.2f} cores, by {name}")
+
+    def act(self, process: VirtualProcess, what: str, host: str, uuid: str) -> None:
+        """Before the balancer does anything else on a host."""
+        self._has_the_newest_number(process, f"{what} on {host}")
+        if what == "a suspension" and len(self.run.world.active_on(uuid)) < 2:
+            self._wrong(f"{self.run.world.guests[uuid].name} is suspended on {host}, and runs nowhere else")
+
+    def _has_the_newest_number(self, process: VirtualProcess, what: str) -> None:
+        (newest,) = self.run.disk.driver.execute("SELECT max(term) FROM leaders").fetchone()
+        for one in self.run.balancers:
+            if one.process is process and one.term != newest:
+                self._wrong(f"{one.name} asks for {what}, and another balancer acts")
 
     def _stays_in_its_group(self, name: str, source: str, destination: str) -> None:
         here, there = (self.run.world.machines[host].group for host in (source, destination))
@@ -180,6 +196,14 @@ class Oracle:
             if began and flight.began not in began:
                 self._wrong(f"{flight.move.domain}: the time of its migration is not the journal's")
         state = part.published.state
+        for one in state.unsettled:
+            last = (
+                run.kernel.at
+                if one.uuid in run.world.doubled_since
+                else run.world.doubled_last.get(one.uuid, -math.inf)
+            )
+            if one.kind is UnsettledKind.TWICE and run.kernel.at - last > _LONGEST_LOOK_SECONDS:
+                self._wrong(f"{one.domain} is shown as running twice, and does not")
         if state.plan is None or state.result != "moved" or self._has("prometheus", "exporter"):
             return
         for move in state.plan.moves:
@@ -357,5 +381,7 @@ class Oracle:
         for uuid in sorted(world.ran_twice):
             if all(job.ours for job in world.jobs if job.uuid == uuid):
                 self._wrong(f"{world.guests[uuid].name} ran on two hosts at once")
+        for what in world.harm:
+            self._wrong(what)
         for what in run.kernel.escaped:
             self._wrong(f"an error reached the top of a thread: {what}")

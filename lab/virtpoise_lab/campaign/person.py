@@ -100,6 +100,8 @@ class Person:
         """
         run, leader = self.run, self.run.leader
         self.release()
+        if run.copies:
+            run.world.tidy_disks({one.uuid for one in run.oracle.entries() if one.result is None})
         flagged = {one.uuid for one in leader.unaccounted} if leader else set()
         for uuid in sorted(flagged):
             self._account_for(uuid)

@@ -22,6 +22,13 @@ from virtpoise_balancer.knowledge.database import Database
 from virtpoise_lab.campaign import beside, faults
 from virtpoise_lab.campaign.balancer import Balancer
 from virtpoise_lab.campaign.disk import Disk
+from virtpoise_lab.campaign.faults.of_migrations import (
+    LONG_COPY_SECONDS,
+    SHORT_TIMEOUT_SECONDS,
+    need_aborts,
+    need_copies,
+    need_facts,
+)
 from virtpoise_lab.campaign.kernel import Kernel
 from virtpoise_lab.campaign.oracle import Oracle
 from virtpoise_lab.campaign.person import Person
@@ -38,6 +45,8 @@ _HOSTS = ("h1", "h2", "h3", "h4")
 _TASK_SECONDS = 600.0
 # How often a person looks at the alerts until then.
 _ALERT_SECONDS = 60.0
+# The shares of all seeds in which the balancer asks hosts what they would refuse, and domains have disks of their own.
+_WITH_FACTS, _WITH_COPIES = 0.4, 0.2
 # Where a file that lives for one run costs no disk anything.
 _IN_MEMORY = "/dev/shm"
 
@@ -120,6 +129,9 @@ class Run:
     ``names``: of the faults; None for some that the seed chooses. ``groups``: how many; None for as many as the seed
     chooses, if it chooses the faults as well, and else one.
 
+    ``asks_for_facts``: whether the balancer asks hosts what they would refuse. ``copies``: whether each domain has a
+    disk of its own.
+
     ``group``: the name of the one that the faults meet. ``still``: why the other one stands still, or empty.
     """
 
@@ -140,16 +152,21 @@ class Run:
         database, driver, new = _database()
         driver.deserialize(new)
         self.disk = Disk(self.kernel, database, driver)
+        self.faults = tuple(self.names or self._chosen())
         chooses = self.groups is None and self.names is None
         self._beside = beside.drawn(self.seed, None if chooses else self.groups or 1)
         self.group = beside.FIRST if self._beside else ""
         self.still = self._beside.choice(beside.STILL) if self._beside else ""
-        timeout_seconds = 15.0 if self.random.random() < 0.1 else 600.0
+        draws_facts = Random(self.seed + 4_000_000_007)  # a seed with these names given plays as before
+        self.copies = need_copies(self.faults) or (not self.names and draws_facts.random() < _WITH_COPIES)
+        self.asks_for_facts = self.copies or need_facts(self.faults)
+        self.asks_for_facts |= not self.names and draws_facts.random() < _WITH_FACTS
+        short = need_aborts(self.faults)
+        timeout_seconds = SHORT_TIMEOUT_SECONDS if self.random.random() < 0.1 or short else 600.0
         self.config = _config(timeout_seconds, beside.configured(self.still) if self._beside else "")
         self.oracle = Oracle(self, THRESHOLD_RATIO, INTERVAL_SECONDS)
         self.person = Person(self)
         self._folder = tempfile.TemporaryDirectory(prefix="virtpoise-campaign-", dir=_IN_MEMORY)
-        self.faults = tuple(self.names or self._chosen())
 
     def note(self, text: str) -> None:
         text = text.replace(f"{self._folder.name}/", "")  # another one in each run
@@ -163,6 +180,11 @@ class Run:
     def hosts(self) -> list[str]:
         """Those that the faults meet."""
         return self.world.hosts_of(self.group)
+
+    @property
+    def limit_cores(self) -> float:
+        """What a host may use."""
+        return THRESHOLD_RATIO * 8
 
     def faulty_until(self, at: float) -> None:
         self.healed_at = max(self.healed_at, at)
@@ -180,7 +202,9 @@ class Run:
             self.config,
             Path(self._folder.name) / "store",
             self.oracle.request,
+            self.oracle.act,
             name,
+            self.asks_for_facts,
         )
         made.process.ahead_seconds = self.balancers[-1].process.ahead_seconds if self.balancers else 0.0
         made.on_turn.append(self.oracle.turn)
@@ -290,10 +314,14 @@ class Run:
             wanted[names[-1]] = limit * 0.88  # a wrong choice would push this one over its threshold
         for name in names:
             self.world.fill(name, wanted[name], random, named="vm", uuids="00000000-0000-4000-8000-")
+        if need_aborts(self.faults):
+            self.world.perform_seconds = LONG_COPY_SECONDS
         if drains:
             self.draining = "h1"
         if self._beside:
             beside.set_up(self, self._beside, limit)
+        if self.copies:
+            self.world.lay_disks()
         self.oracle.begin()
 
     def _chosen(self) -> tuple[str, ...]:

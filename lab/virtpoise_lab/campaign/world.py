@@ -5,7 +5,7 @@ What is true here is true: the oracle goes by it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
@@ -15,6 +15,7 @@ from virtpoise_balancer.execute.facts import Presence
 from virtpoise_lab.campaign.kernel import Kernel, VirtualProcess
 
 if TYPE_CHECKING:
+    from virtpoise_balancer.execute.facts import HostFacts
     from virtpoise_lab.campaign.migration import Job
 
 # The balancer, as an end of a way to a host.
@@ -24,6 +25,11 @@ SILENCE_SECONDS = 10.0
 
 ACTIVE = (Presence.RUNNING, Presence.PAUSED, Presence.MIGRATING)
 SETTLED = (Presence.RUNNING, Presence.PAUSED)
+
+
+def disk_of(uuid: str) -> str:
+    """The path of the domain's disk, on whatever host it is."""
+    return f"/images/{uuid}"
 
 
 class Daemon(StrEnum):
@@ -57,7 +63,12 @@ class Guest:
 
 @dataclass(eq=False)
 class Machine:
-    """A host. ``late``: what its stopped daemon does when it goes on."""
+    """A host. ``late``: what its stopped daemon does when it goes on.
+
+    Its faults: ``slow_seconds``, ``slow_facts_seconds``: how long an answer takes, of any kind and about facts.
+    ``lacks_network``: it claims so; ``old_facts``, ``old_images``: what it answers instead of the truth. ``unfit``: it
+    refuses each domain. ``full``: it has no room for a disk.
+    """
 
     name: str
     group: str = ""
@@ -70,7 +81,16 @@ class Machine:
     strange_at: float = 0.0  # when something last happened to a domain here that no job of ours did
     late: list[Callable[[], None]] = field(default_factory=list)
     copies: dict[str, Copy] = field(default_factory=dict)
+    slow_seconds: float = 0.0
+    slow_facts_seconds: float = 0.0
+    lacks_network: bool = False
+    old_facts: HostFacts | None = None
+    old_images: frozenset[str] | None = None
+    unfit: bool = False
+    full: bool = False
     images: set[str] = field(default_factory=set)  # paths of disk images that are here
+    ours: set[str] = field(default_factory=set)  # those among them that were made for copies which have not arrived
+    persons: set[str] = field(default_factory=set)  # those that belong to no domain of the run
     backups: dict[str, float] = field(default_factory=dict)  # domains that a person backs up, and since when
     stuck: set[str] = field(default_factory=set)  # domains whose QEMU here is stopped: it copies nothing
 
@@ -91,8 +111,12 @@ class World:
     jobs: list[Job] = field(default_factory=list)
     cut: dict[frozenset[str], float] = field(default_factory=dict)  # ways that are cut, by their ends, and since when
     perform_seconds: float = 8.0
+    local_disks: bool = False  # each domain has a disk on its host alone
+    aborts: str = ""  # "", refused, late, or unanswered
+    harm: list[str] = field(default_factory=list)  # what was done that must never be, in words
     images_held: bool = False  # something else has the locks of all images: no QEMU goes on that does not have its own
     doubled_since: dict[str, float] = field(default_factory=dict)
+    doubled_last: dict[str, float] = field(default_factory=dict)  # when a domain was last active on two hosts
     ran_twice: set[str] = field(default_factory=set)  # domains that ran on two hosts at once, if only for a moment
     on_step: list[Callable[[Job], None]] = field(default_factory=list)  # called right before a job takes its step
     process: VirtualProcess = field(default_factory=lambda: VirtualProcess("world"))
@@ -169,6 +193,8 @@ class World:
     def _count(self, uuid: str) -> None:
         if list(self.places(uuid).values()).count(Presence.RUNNING) > 1:
             self.ran_twice.add(uuid)
+        if uuid in self.doubled_since:
+            self.doubled_last[uuid] = self.kernel.at
         if len(self.active_on(uuid)) > 1:
             self.doubled_since.setdefault(uuid, self.kernel.at)
         else:
@@ -243,7 +269,49 @@ class World:
         if host is None:
             guest.touched = True
             host = min(self.hosts_of(guest.group), key=lambda name: (self.used_cores(name), name))
+        if self.local_disks:
+            self.machines[host].images.add(disk_of(uuid))
         self.put(uuid, host, Presence.RUNNING, persistent=True)
+
+    # --- disks --------------------------------------------------------------------------------------------------------
+
+    def lay_disks(self) -> None:
+        """Give each domain a disk on its host alone."""
+        self.local_disks = True
+        for machine in self.machines.values():
+            machine.images.update(map(disk_of, machine.copies))
+
+    def tidy_disks(self, moving: Collection[str]) -> None:
+        """A person deletes the images that no domain uses. ``moving``: domains whose images are left alone."""
+        for name, machine in self.machines.items():
+            used = {disk_of(uuid) for uuid, copy in machine.copies.items() if copy.state in ACTIVE}
+            used |= {disk_of(uuid) for uuid in moving}
+            defined = {disk_of(uuid) for uuid in machine.copies if not self.active_on(uuid)}
+            for path in sorted(machine.images - used - defined):
+                self.note(f"a person deletes {path} on {name}")
+                machine.images.discard(path)
+                machine.ours.discard(path)
+                machine.persons.discard(path)
+
+    def delete_disk(self, host: str, path: str) -> None:
+        """The balancer deletes it."""
+        machine = self.machines[host]
+        if path in machine.images and path not in machine.ours:
+            self.harm.append(f"{path} on {host} was deleted, which the balancer has not made")
+        for job in self.jobs:
+            if path in job.copies and job.destination == host and not job.over:
+                self.harm.append(f"{path} on {host} was deleted while a migration copies into it")
+        machine.images.discard(path)
+        machine.ours.discard(path)
+
+    def disk_arrives(self, job: Job) -> None:
+        """The disk of a domain that has arrived is where it was copied to."""
+        machine, path = self.machines[job.destination], disk_of(job.uuid)
+        if job.ours and path not in machine.images:
+            self.harm.append(f"{self.guests[job.uuid].name} has arrived on {job.destination} without its disk")
+        machine.images.add(path)
+        machine.ours.discard(path)
+        machine.persons.discard(path)
 
     # --- what happens to hosts ----------------------------------------------------------------------------------------
 

@@ -28,14 +28,19 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Standing:
-    """How a domain stands on one host. ``busy``: a job of it runs there, or it is just being migrated to there."""
+    """How a domain stands on one host. ``busy``: a job of it runs there, or it is just being migrated to there.
+
+    ``between``: a migration has paused it there.
+    """
 
     state: str
     defined: bool
     busy: bool
+    between: bool = False
 
     def __str__(self) -> str:
         words = [self.state, "" if self.defined else "not defined", "with a job" if self.busy else ""]
+        words.append("between hosts" if self.between else "")
         return " ".join(word for word in words if word)
 
 
@@ -106,7 +111,9 @@ def everywhere(hosts: tuple[Host, ...]) -> Places:
 
 
 def _standing(known: Any) -> Standing:
-    state = _WORDS.get(known.state()[0], "in another state")
+    number, reason = known.state()
+    state = _WORDS.get(number, "in another state")
+    between = (number, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION)
     busy = False
     if state in ACTIVE:
         try:
@@ -115,4 +122,4 @@ def _standing(known: Any) -> Standing:
             if error.get_error_code() != libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
                 raise
             busy = True  # it is being migrated to here
-    return Standing(state, bool(known.isPersistent()), busy)
+    return Standing(state, bool(known.isPersistent()), busy, between)

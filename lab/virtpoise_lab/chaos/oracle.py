@@ -12,6 +12,7 @@ from virtpoise_lab.chaos.truth import States
 from virtpoise_lab.floors import Entry, replayed
 
 TWICE, LOST, NOT_STARTED = "VirtpoiseDomainRunningTwice", "VirtpoiseDomainVanished", "VirtpoiseDomainNotStarted"
+BETWEEN = "VirtpoiseDomainBetweenHosts"
 # Each of these calls for a person on account of a host.
 _HOST = {"VirtpoiseHostUnknown", "VirtpoiseLibvirtUnreachable", "VirtpoiseLibvirtSilent"}
 _DOWN = {"VirtpoiseBalancerDown", "VirtpoiseNoLeader", "VirtpoiseCyclesStalled"}
@@ -276,12 +277,18 @@ def after_healing(facts: Facts, look: Look) -> Iterator[str]:
     unsure = [name for name in facts.homes if len(active(look.places, name)) != 1 or _busy(look.places, name)]
     if not unsure and LOST in firing:
         yield "each domain runs once, and an alert says that one is lost"
-    for name in facts.homes:
+    between = [name for name in facts.homes if _stands_between(look.places, name)]
+    if between and BETWEEN not in firing:
+        yield f"{' and '.join(between)}: left between two hosts, and no alert says so"
+    moving = any(_busy(look.places, name) for name in facts.homes)
+    if not between and not moving and BETWEEN in firing:
+        yield "no domain stands between two hosts, and an alert says so"
+    for name in (one for one in facts.homes if one not in between):
         here = active(look.places, name)
         if len(here) == 1 and look.places[name][here[0]].state == "paused" and not _busy(look.places, name):
             yield f"{name} stands paused on {here[0]}, and nothing goes on with it"
     for name, uuid in facts.uuids.items():
-        if name in doubled or name in lost or _busy(look.places, name):
+        if name in doubled or name in lost or name in between or _busy(look.places, name):
             continue
         for entry in _of(look.entries, uuid):
             if entry.is_open and entry.began is not None and entry.began < facts.healed:
@@ -308,6 +315,13 @@ def _was_moving(facts: Facts, name: str, entry: Entry, until: float) -> bool:
     )
 
 
+def _stands_between(places: Places, name: str) -> bool:
+    """Whether a migration has left it paused, and no job takes it on."""
+    here = places.get(name, {})
+    runs = any(standing.state == "running" for standing in here.values())
+    return not runs and not _busy(places, name) and any(standing.between for standing in here.values())
+
+
 def _busy(places: Places, name: str) -> bool:
     return any(standing.busy for standing in places.get(name, {}).values())
 
@@ -329,7 +343,7 @@ def _at_end(facts: Facts, look: Look) -> Iterator[str]:
             if entry.lost:
                 yield f"entry {entry.id} of {name}: it counts as lost, and it runs on {here[0]}"
     for alert, _ in look.alerts:
-        if alert in (TWICE, LOST):
+        if alert in (TWICE, LOST, BETWEEN):
             yield f"all is well at the end, and {alert} fires"
 
 

@@ -20,7 +20,7 @@ _MOST_DESCRIPTION = 2**20
 _METADATA = re.compile(r"<metadata(?=[\s/>])[^>]*>")
 
 
-def _without_metadata(description: str) -> str:
+def without_metadata(description: str) -> str:
     """The description without what others wrote into it: libvirt keeps there what cannot be parsed, and up to 4 MiB.
 
     It ends with the last such tag: one inside may be a text.
@@ -43,7 +43,7 @@ def needs(
     ``sizes``: of a disk, by its device, what it may come to take and what it takes now, in bytes, or None where libvirt
     does not say; None: disks are not to be copied. ParseError, ValueError.
     """
-    description = _without_metadata(description)
+    description = without_metadata(description)
     if len(description) > _MOST_DESCRIPTION:
         raise ValueError(f"it has more than {_MOST_DESCRIPTION} characters")
     root = ET.fromstring(description)  # noqa: S314 - from the host's own libvirt

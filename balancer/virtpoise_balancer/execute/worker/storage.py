@@ -12,6 +12,7 @@ import libvirt
 
 from virtpoise_balancer.execute.facts import Pool
 from virtpoise_balancer.execute.worker.connection import UNREADABLE, text_of
+from virtpoise_balancer.execute.worker.needs import without_metadata
 
 # Pools that list all that their folder holds, so that what they do not list is not there.
 _WHOLE_FOLDERS = ("dir", "fs", "netfs", "logical", "zfs", "vstorage")
@@ -144,7 +145,8 @@ def _volume_at(connection: libvirt.virConnect, path: str) -> libvirt.virStorageV
 
 def _disks(description: str) -> Iterator[tuple[str, str]]:
     """What a domain's disks are on, backing images included: a path with an empty pool, or a volume with its pool."""
-    for source in ET.fromstring(description).iter("source"):  # noqa: S314 - from the host's own libvirt
+    # Not what others wrote into it: libvirt keeps there what cannot be parsed, and megabytes.
+    for source in ET.fromstring(without_metadata(description)).iter("source"):  # noqa: S314 - from the host's own libvirt
         yield "", source.get("file") or source.get("dev") or ""
         yield source.get("pool", ""), source.get("volume", "")
 

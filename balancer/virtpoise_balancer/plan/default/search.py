@@ -9,7 +9,7 @@ The algorithm
     3.   For each number of ejections from 0 to 3, at most total - base:
     4.     Go through the combinations of one option a source that have total - ejections moves together, the lightest
            first. Stop at the first that weighs no less than the best so far.
-    5.     Skip a combination that all hosts together have no room for.
+    5.     Skip a combination that all hosts together have no room for; all of them at once, where none has any.
     6.     Place its candidates, the largest first, by depth-first search: each on every host that takes it, the
            emptiest first; where it does not fit and ejections are left, after one domain of that host was placed
            elsewhere.
@@ -42,6 +42,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from math import isinf, prod
 
 from virtpoise_balancer.plan.default.candidates import Candidate
 from virtpoise_balancer.plan.default.search_state import SearchState
@@ -68,6 +69,11 @@ class Budget:
         """Take one check; whether there was none left."""
         self.checks -= 1
         return self.checks < 0
+
+    def spend(self, checks: int) -> None:
+        """Take so many checks, one after another, until none is left."""
+        if self.checks >= 0:
+            self.checks = max(self.checks - checks, -1)
 
 
 @dataclass(slots=True)
@@ -143,10 +149,11 @@ class Search:
         best: Found | None = None
         for ejections in range(min(total - base, _MOST_EJECTIONS) + 1):
             sizes = [one for one in product(*(sorted(w) for w in options)) if sum(one) == total - ejections]
-            combinations = heapq.merge(
-                *(_cheapest_first([w[size] for w, size in zip(options, one, strict=True)]) for one in sizes),
-                key=lambda found: found[0],
-            )
+            lists = [[w[size] for w, size in zip(options, one, strict=True)] for one in sizes]
+            if isinf(bound) and not any(map(self.state.may_have_room, lists)):
+                self.budget.spend(sum(prod(map(len, one)) for one in lists))
+                continue
+            combinations = heapq.merge(*map(_cheapest_first, lists), key=lambda found: found[0])
             for weight, chosen in combinations:
                 if weight >= bound or self.budget.checks < 0:
                     break

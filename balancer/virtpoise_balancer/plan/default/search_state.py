@@ -85,15 +85,18 @@ class SearchState:
         self.moved.difference_update(domain.uuid for domain in step.candidate.domains)
 
     def _shift(self, candidate: Candidate, host: int, sign: int) -> None:
-        self.use[host] = [u + sign * a for u, a in zip(self.use[host], self.load(candidate, host), strict=True)]
+        # Written out: a search does this twice for each step that it tries.
+        source = candidate.source
+        cpu, memory, rx, tx = self.use[host]
+        a, b, c, d = self.load(candidate, host)
+        self.use[host] = [cpu + sign * a, memory + sign * b, rx + sign * c, tx + sign * d]
         self._fullness[host] = self._full(host)
-        if candidate.source in self.use:
-            unit = self.per_unit[candidate.source]
-            left = self._departure(candidate)
-            self.use[candidate.source] = [
-                u - sign * a * n for u, a, n in zip(self.use[candidate.source], left, unit, strict=True)
-            ]
-            self._fullness[candidate.source] = self._full(candidate.source)
+        if source in self.use:
+            cpu, memory, rx, tx = self.use[source]
+            a, b, c, d = self._departure(candidate)
+            i, j, k, n = self.per_unit[source]
+            self.use[source] = [cpu - sign * a * i, memory - sign * b * j, rx - sign * c * k, tx - sign * d * n]
+            self._fullness[source] = self._full(source)
         for stock, need in candidate.needs.items():
             self.taken[stock, host] = self.taken.get((stock, host), 0) + sign * need
         for number, count in self.hard_bonds(candidate).items():
@@ -111,15 +114,26 @@ class SearchState:
         # Written out: a search of many sources does this for each combination of their options.
         cpu, memory = self._room
         for option in chosen:
-            missing = self._missing.get(id(option))
-            if missing is None:
-                missing = self._missing[id(option)] = self._missing_for(option)
+            missing = self._missing.get(id(option)) or self._missing_for(option)
             cpu -= missing[0]
             memory -= missing[1]
         return cpu > 0 and memory > 0
 
+    def may_have_room(self, lists: Sequence[Sequence[Option]]) -> bool:
+        """Whether ``room_for`` may hold for one option of each list; False only where it holds for none."""
+        cpu, memory = self._room
+        for options in lists:
+            missing = [self._missing.get(id(option)) or self._missing_for(option) for option in options]
+            cpu -= min(missing)[0]
+            memory -= min([one[1] for one in missing])
+        return cpu > 0 and memory > 0
+
     def _missing_for(self, option: Option) -> tuple[float, float]:
-        """The CPU and the memory that the option needs beyond what its leaving frees, in the group's units."""
+        """The CPU and the memory that the option needs beyond what its leaving frees, in the group's units; kept."""
+        found = self._missing[id(option)] = self._count_missing(option)
+        return found
+
+    def _count_missing(self, option: Option) -> tuple[float, float]:
         source = option.candidates[0].source
         needed = {row: sum(float(one.arrival[row]) for one in option.candidates) for row in (CPU, MEMORY)}
         if source not in self.use:

@@ -74,6 +74,8 @@ class Source:
     # By number of candidates, the places of the candidates of each option, best first (options x candidates). Filled on
     # demand.
     _sets: dict[int, NDArray[np.intp]] = field(init=False, default_factory=dict)
+    # By number of candidates, the same as options. Filled on demand.
+    _options: dict[int, list[Option]] = field(init=False, default_factory=dict)
     # By number of candidates, which domains are left by each set that is tried (sets x domains). Filled on demand.
     _left_after: dict[int, Mask] = field(init=False, default_factory=dict)
 
@@ -231,16 +233,21 @@ class Source:
         """The best sets of ``count`` candidates that solve it: the fewest moves first, then the least weight, then the
         most even.
         """
+        found = self._options.get(count)
+        if found is not None:
+            yield from found
+            return
         sets = self._sets.get(count)
         if sets is None:
             sets = self._sets[count] = self._find(count)
+        found = []
         for numbers in sets.tolist():
-            candidates = tuple(self.candidates[number] for number in numbers)
-            yield Option(
-                candidates,
-                sum(candidate.moves for candidate in candidates),
-                sum(candidate.weight for candidate in candidates),
-            )
+            candidates = tuple([self.candidates[number] for number in numbers])
+            moves = sum([candidate.moves for candidate in candidates])
+            option = Option(candidates, moves, sum([candidate.weight for candidate in candidates]))
+            found.append(option)
+            yield option
+        self._options[count] = found  # whoever wants fewer does not come here
 
     def cheapest(self, extra: int, most: int) -> Iterator[Option]:
         """The options of the fewest candidates and up to ``extra`` more, at most ``most`` of each size.
