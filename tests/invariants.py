@@ -18,7 +18,7 @@ def check_group(group: Group) -> None:
     assert [host.name for host in group.hosts] == sorted(group.index), "hosts are sorted by name"
     assert all(group.hosts[number].name == name for name, number in group.index.items())
     assert group.per_unit.shape == group.use.shape == (resources, hosts)
-    assert group.limit.shape == (resources, 1)
+    assert group.limit.shape == (resources, hosts)
     assert group.level.shape == (hosts,)
     assert np.isfinite(group.per_unit).all()
     assert (group.per_unit >= 0).all()
@@ -76,8 +76,10 @@ def check_trial(trial: Trial) -> None:
         bond, members = group.rules.bonds[number], trial.members(number)
         for host in (host for zone in members for host in bond.hosts_in(zone) if host != source):
             there = members.get(host, 0) if source is None else bond.there(members, host, source, arriving)
-            assert (host in full) is not bond.kind.allows(there, arriving), f"what {bond.name} allows is up to date"
-            assert likings[host] == bond.kind.liking(there, arriving, hard=bond.hard), f"{bond.name} is up to date"
+            here = 0 if source is None else members.get(bond.zones[source], 0)
+            assert (host in full) is not bond.takes(there, arriving, here), f"what {bond.name} allows is up to date"
+            hard = bond.hard and not bond.crowded
+            assert likings[host] == bond.kind.liking(there, arriving, hard=hard), f"{bond.name} is up to date"
     for stock, before in group.stocks.items():
         left = before.copy()
         arrivals = [(domain, step.destination) for step in trial.steps for domain in step.candidate.domains]

@@ -48,7 +48,6 @@ from virtpoise_balancer.model import (
     Written,
 )
 from virtpoise_balancer.monitor import doubt, observe
-from virtpoise_balancer.plan.default import strategy
 from virtpoise_balancer.plan.default.group import Group
 from virtpoise_balancer.service.roster import Roster
 from virtpoise_balancer.web.metrics import _StateCollector
@@ -307,15 +306,14 @@ def _orders_are_not_read_again(patch: Patch) -> None:
 
 def _destinations_are_filled(patch: Patch) -> None:
     """All goes to the fullest host that is known, beyond its threshold."""
-    init, closed = Group.__init__, strategy.closed_hosts
+    init, takers = Group.__init__, vars(Group)["takers"].fget
 
-    def all_but_the_fullest(group: Group, found: Any) -> Any:
-        mask = closed(group, found)
-        use = np.where(mask | np.isinf(group.use[0]), -1.0, group.use[0])
-        mask |= np.arange(len(mask)) != use.argmax()
-        return mask
+    def only_the_fullest(self: Group) -> Any:
+        mask = takers(self)
+        use = np.where(~mask | np.isinf(self.use[0]), -1.0, self.use[0])
+        return mask & (np.arange(len(mask)) == use.argmax())
 
-    patch.setattr(strategy, "closed_hosts", all_but_the_fullest)
+    patch.setattr(Group, "takers", property(only_the_fullest))
 
     def generous(self: Group, snapshot: Snapshot, policy: Policy) -> None:
         init(self, snapshot, policy)

@@ -15,6 +15,7 @@ from mutants import Mutant, Patch
 from virtpoise_balancer.control import cycle as cycle_module
 from virtpoise_balancer.execute import copies, elsewhere, inventory, reconciler
 from virtpoise_balancer.execute.hosts import Hosts
+from virtpoise_balancer.execute.inventory import Inventory
 from virtpoise_balancer.execute.migrate import Migrator
 from virtpoise_balancer.execute.reconcile import Answer, StillOpen
 from virtpoise_balancer.execute.reconciler import NOT_BEGUN, Reconciler, Requested
@@ -50,6 +51,11 @@ def _looks_are_waited_for(patch: Patch) -> None:
     """A cycle waits until the hosts of its moves have said what they would refuse."""
     patch.setattr(inventory, "_MOST_WAIT_SECONDS", 60.0)
     patch.setattr(cycle_module, "_MOST_ASKING_SECONDS", 60.0)
+
+
+def _what_a_host_lacked_it_lacks(patch: Patch) -> None:
+    """A host is believed for an hour to lack what it lacked at a look."""
+    patch.setattr(Inventory, "look_soon", lambda _self, _hosts: None)
 
 
 def _failures_teach_nothing(patch: Patch) -> None:
@@ -120,6 +126,13 @@ OF_HOSTS: Sequence[Mutant] = (
         "runs nowhere else",
     ),
     Mutant("looks are waited for", _looks_are_waited_for, ("destination-facts-slow",), 27, "a turn took"),
+    Mutant(
+        "what a host lacked it lacks",
+        _what_a_host_lacked_it_lacks,
+        ("destination-qemu-killed", "exporter-empty", "destination-facts-wrong"),
+        930641,
+        "was not finished",
+    ),
     Mutant("failures teach nothing", _failures_teach_nothing, ("host-unfit",), 2, "was not finished"),
     Mutant(
         "what could not be made is deleted",

@@ -4,6 +4,7 @@ driver.
 
 import hashlib
 import os
+import shutil
 import struct
 import subprocess
 import threading
@@ -38,8 +39,8 @@ _LZ4 = b"\x02\x21\x4c\x18"  # as `lz4 -l` begins
 def kernel() -> Path:
     """The guests' kernel; LabError if its package was not unpacked.
 
-    Decompressed where that is known how: an emulated guest needs an eighth of its boot's CPU time for it. QEMU starts
-    such a file by its PVH entry. Source: Documentation/x86/boot.rst of the kernel.
+    Decompressed where that is known how and lz4 is there: an emulated guest needs an eighth of its boot's CPU time for
+    it. QEMU starts such a file by its PVH entry. Source: Documentation/x86/boot.rst of the kernel.
     """
     packaged = _only(CACHE / "linux-image-cloud-amd64" / "boot", "vmlinuz-*")
     plain = CACHE / "guest" / f"vmlinux-{packaged.name}-{packaged.stat().st_mtime_ns:x}"
@@ -50,7 +51,7 @@ def kernel() -> Path:
         offset, length = struct.unpack_from("<II", image, _PAYLOAD)
         begin = (image[_SETUP_SECTORS] + 1) * _SECTOR + offset
         payload = image[begin : begin + length - _SIZE]
-        if not payload.startswith(_LZ4):
+        if not payload.startswith(_LZ4) or shutil.which("lz4") is None:  # a demo host has none
             return packaged
         result = subprocess.run(["lz4", "-dc"], input=payload, capture_output=True, check=False)
         if result.returncode:

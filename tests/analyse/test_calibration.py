@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtpoise_balancer.analyse.calibration import FALLBACK, Quantile, covered, quantiles
+from virtpoise_balancer.analyse.calibration import FALLBACK, MOST, Quantile, covered, quantiles
 from virtpoise_balancer.model import Residual, Role
 
 SPREAD = 0.03
@@ -56,11 +56,29 @@ def test_each_role_and_regime_learns_from_its_own_errors() -> None:
     assert learned[Role.SOURCE, False] == learned[Role.DESTINATION, True] == Quantile()
 
 
-@given(st.lists(st.floats(-0.5, 0.5), min_size=40, max_size=200), st.sampled_from([0.8, 0.9, 0.95]))
+@given(st.lists(st.floats(-MOST * SPREAD, MOST * SPREAD), min_size=40, max_size=200), st.sampled_from([0.8, 0.9, 0.95]))
 def test_the_interval_would_have_held_the_promised_share_of_the_errors(errors: list[float], coverage: float) -> None:
     reach = source(errors, coverage)
     held = sum(-reach.below * SPREAD - 1e-12 <= error <= reach.above * SPREAD + 1e-12 for error in errors)
     assert held / len(errors) >= coverage - 1e-9
+
+
+def test_no_end_reaches_further_than_a_bound() -> None:
+    assert source([0.6] * 50).above == source([0.9]).above == MOST
+    assert source([-0.6] * 50).below == MOST
+
+
+@pytest.mark.parametrize("others", [5, 18, 39, 60])
+def test_an_error_that_is_far_from_all_others_is_left_out(others: int) -> None:
+    usual = [0.02, -0.02] * (others // 2) + [0.01] * (others % 2)
+    assert source([0.4, *usual]).above == pytest.approx(source(usual).above, abs=0.1)
+    assert source([-0.4, *usual]).below == pytest.approx(source(usual).below, abs=0.1)
+    assert source([0.1, *usual]).above >= source(usual).above
+
+
+def test_errors_that_are_no_exception_count() -> None:
+    assert source([0.24] * 3 + [0.01] * 9).above >= 8.0
+    assert source([0.24] * 4 + [0.01] * 29).above == pytest.approx(8.0)
 
 
 @given(st.lists(st.floats(-0.5, 0.5), max_size=50))

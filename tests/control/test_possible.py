@@ -50,6 +50,10 @@ class World:
     known: Facts = field(default_factory=Facts)
     asked: list[tuple[tuple[str, ...], bool]] = field(default_factory=list)
     skipped: list[Collection[str]] = field(default_factory=list)
+    soon: Collection[str] = ()
+
+    def look_soon(self, hosts: Collection[str], /) -> None:
+        self.soon = hosts
 
     def facts(self, _hosts: Collection[str] = (), /) -> Facts:
         return self.known
@@ -109,6 +113,17 @@ def test_a_host_that_lacks_something_is_found_in_time_and_another_is_taken(store
     assert report.plan is not None
     assert where(report.plan) == {"a": "h3"}
     assert len(taking.taken) == 1
+
+
+def test_hosts_that_lack_what_may_come_are_looked_at_soon_while_a_plan_does_not_solve_all(store: Store) -> None:
+    """A network that was being restarted when its host was looked at kept that host out for an hour."""
+    world = World(lacking={"h2": {"a", "b", "c"}, "h3": {"a", "b", "c"}})
+    cycle, taking = made(store, world)
+    cycle.run(1000.0)
+    assert (taking.taken, sorted(world.soon)) == ([], ["h2", "h3"])
+    world.lacking, world.known = {}, Facts()
+    cycle.run(2000.0)
+    assert (len(taking.taken), list(world.soon)) == (1, [])
 
 
 def test_what_is_possible_is_asked_about_once(store: Store) -> None:

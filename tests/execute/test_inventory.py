@@ -132,6 +132,21 @@ def test_a_host_is_looked_at_again_after_an_hour_or_when_a_domain_has_come() -> 
     assert scene.keep_up(h1=("a", "b")) == ["h1"]
 
 
+def test_a_host_that_lacked_what_a_plan_needs_is_looked_at_again_sooner_until_the_plan_needs_it_no_more() -> None:
+    scene = Scene(Said({"h1": facts(guest("a")), "h2": facts(networks=())}))
+    scene.keep_up(h1=("a",), h2=())
+    assert scene.inventory.facts(("h1", "h2")).lacking_what_may_come() == ("h2",)
+    scene.inventory.look_soon(("h2",))
+    assert scene.keep_up(h1=("a",), h2=()) == [], "it was looked at just now"
+    scene.clock.at += 120
+    scene.said.facts_of["h2"] = facts()
+    assert scene.keep_up(h1=("a",), h2=()) == ["h2"]
+    assert scene.inventory.facts(("h1", "h2")).lacking_what_may_come() == ()
+    scene.clock.at += 120
+    scene.inventory.look_soon(())
+    assert scene.keep_up(h1=("a",), h2=()) == []
+
+
 def test_all_are_looked_at_again_when_someone_has_mended_something() -> None:
     scene = Scene(Said({"h1": facts(guest("a"))}, refused={"h2"}))
     scene.keep_up(h1=("a",), h2=())

@@ -313,6 +313,20 @@ def test_the_journal_has_the_residuals_of_measured_predictions_with_their_spread
     )
 
 
+def test_an_error_is_forgotten_after_thirty_days(url: str) -> None:
+    clock = FakeClock(1000.0)
+    with closing(Store.open(url, clock=clock)) as store:
+        busy = group(host("h1", 0.95, 0.95, 0.95), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 2.0, vcpus=4))
+        ((migration_id, _),) = record(store, plan(busy, Policy()), 1000.0, acted=True)
+        store.begin(migration_id)
+        store.end(migration_id, DONE)
+        source, _ = due(store)
+        give_verdict(store, source, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.9, error=0.4))
+        assert learned(store).residuals
+        clock.at += 30 * 86400 + 1
+        assert learned(store).residuals == ()
+
+
 def test_a_residual_is_of_the_formulas_word_not_of_what_earlier_errors_made_of_it(store: Store) -> None:
     earlier = tuple(
         Residual(role=Role.SOURCE, saturated=False, error_ratio=-0.02, spread_ratio=0.03) for _ in range(20)

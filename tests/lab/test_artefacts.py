@@ -54,6 +54,15 @@ def test_a_kernel_that_is_compressed_in_another_way_is_booted_as_it_is(packaged:
     assert artefacts.kernel() == image
 
 
+def test_without_lz4_it_is_booted_as_it_is(
+    packaged: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As on a demo host, whose image has no such program."""
+    image = packaged(b"\x02\x21\x4c\x18 and so on")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert artefacts.kernel() == image
+
+
 def test_a_damaged_kernel_is_one_line(packaged: Callable[[bytes], Path]) -> None:
     packaged(b"\x02\x21\x4c\x18\xff\x00")
     with pytest.raises(LabError, match=r"^lz4 cannot decompress .*/vmlinuz-6.1: "):

@@ -18,7 +18,7 @@ from virtpoise_balancer.plan import plan
 from virtpoise_balancer.plan.default.consider import consider
 from virtpoise_balancer.plan.default.group import Group
 from virtpoise_balancer.plan.default.search_state import SearchState
-from virtpoise_balancer.plan.default.strategy import closed_hosts, sources_of
+from virtpoise_balancer.plan.default.strategy import sources_of
 from virtpoise_balancer.plan.default.trial import Trial
 from virtpoise_balancer.plan.problems import find
 from virtpoise_balancer.rules import KINDS
@@ -137,7 +137,7 @@ def test_the_configuration_takes_the_kind_and_says_what_a_rule_of_it_lacks() -> 
     for kind, domains, more, problem in (
         ("spread", "a", "", "policy.rules.0.domains: expected at least two, or a pattern, got a"),
         ("spread", "a, b", ", hosts: [h1]", "policy.rules.0.hosts: expected none with spread, got h1"),
-        ("spraed", "a, b", "", "policy.rules.0.kind: expected one of apart, ignore, never_on, only_on, prefer, "),
+        ("spraed", "a, b", "", "policy.rules.0.kind: expected one of apart, ignore, last, never_on, only_on, prefer, "),
     ):
         with pytest.raises(BadInput, match=problem.replace(".", r"\.")):
             parse_config(rule.format(kind, domains, more), "x")
@@ -151,7 +151,7 @@ def test_the_search_counts_the_domains_on_each_host_as_the_plan_does() -> None:
     more = domain("b", "h1", 0.2), domain("c", "h2", 0.1), domain("d", "h1", 0.2)
     made = Group(hot(*more, third=True), policy)
     sources = sources_of(made, find(made.snapshot, policy, made.overloads).attempt, made.overloads)
-    state = SearchState(Trial(made, sources, closed_hosts(made, made.overloads)), sources)
+    state = SearchState(Trial(made, sources, ~made.takers), sources)
     bundle, single = sorted(sources[0].candidates, key=lambda candidate: candidate.name)
 
     def allowed() -> list[str]:

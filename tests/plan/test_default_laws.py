@@ -64,10 +64,13 @@ def test_no_beginning_does_where_rules_are_over_racks_and_memory_is_in_huge_page
 
 @given(seeds)
 @example(513)
+@example(11848)
 @settings(deadline=None, max_examples=12)
 def test_no_move_of_a_plan_that_solves_is_in_vain(seed: int) -> None:
-    """Without any one of the moves that relieve a host not all would be relieved by half a point, or another not fit:
-    no overshoot.
+    """Without any one of the moves that relieve a host not all would be relieved by a point, or another not fit: no
+    overshoot.
+
+    Not by less: the planner expects that the domains which stay on a full host use a little more than they do now.
     """
     snapshot, policy = random_group(seed)
     made = plan(snapshot, policy)
@@ -77,7 +80,7 @@ def test_no_move_of_a_plan_that_solves_is_in_vain(seed: int) -> None:
             continue
         others = tuple(move for move in made.moves if move.uuid != left_out.uuid)
         world, faults = carry_out(snapshot, policy, replace(made, moves=others))
-        assert faults or not world.cleared(sorted(overloaded), by=0.005)
+        assert faults or not world.cleared(sorted(overloaded), by=0.01)
 
 
 @given(seeds)

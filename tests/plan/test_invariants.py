@@ -23,7 +23,7 @@ from virtpoise_balancer.plan.default.search import Budget, Pending, Search
 from virtpoise_balancer.plan.default.search import _Best as Best
 from virtpoise_balancer.plan.default.search_state import SearchState
 from virtpoise_balancer.plan.default.source import Option, Source
-from virtpoise_balancer.plan.default.strategy import closed_hosts, sources_of
+from virtpoise_balancer.plan.default.strategy import sources_of
 from virtpoise_balancer.plan.default.trial import Trial
 from virtpoise_balancer.plan.problems import find
 
@@ -50,7 +50,7 @@ def with_one_under_way(seed: int) -> tuple[Snapshot, Policy]:
 def begun(seed: int) -> tuple[Trial, list[Source]]:
     group = Group(*with_one_under_way(seed))
     sources = sources_of(group, find(group.snapshot, group.policy, group.overloads).attempt, group.overloads)
-    return Trial(group, sources, closed_hosts(group, group.overloads)), sources
+    return Trial(group, sources, ~group.takers), sources
 
 
 @pytest.mark.parametrize("seed", SEEDS)

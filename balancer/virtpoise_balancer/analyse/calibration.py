@@ -6,6 +6,10 @@ picked for being overloaded tends to fall on its own. Each role, and moves from 
 calibrated apart. With n past errors the k-th smallest scaled one, k = ceil((n + 1) p), bounds the next with a
 probability of at least p, whatever their distribution. Each end takes p = (1 + coverage) / 2.
 
+Single errors that are far from all others tell nothing of the next one: where something else changed while the load was
+measured, say. Of few errors one is left out, of more as many as the promised share can do without. And no end reaches
+further than a bound, or a host that is idle would take nothing.
+
 The median of the errors is the bias: machines differ in what the formulas leave out. It moves the prediction but not
 the interval, whose ends have learned it already.
 """
@@ -22,6 +26,12 @@ from virtpoise_balancer.model import Residual, Role
 # The width of either side in spreads while there are too few errors; measured on the lab's migrations
 # (docs/scoring.md).
 FALLBACK = 1.0
+# The furthest that either side reaches, in spreads. Where nothing is in doubt that is 30 points.
+MOST = 10.0
+# An error is far from the others when it is this many times the largest of them, and of the fallback.
+_FAR = 3.0
+# Of fewer errors than this, one may be left out even where the promised share cannot do without it.
+_FEW = 40
 # With fewer errors neither their size nor their median is estimated.
 _TELLING = 5
 
@@ -56,7 +66,7 @@ def quantiles(residuals: Iterable[Residual], coverage: float) -> Quantiles:
 
 
 def _learned(residuals: list[Residual], share: float) -> Quantile:
-    scaled = [residual.error_ratio / residual.spread_ratio for residual in residuals]
+    scaled = _without_far([residual.error_ratio / residual.spread_ratio for residual in residuals], share)
     return Quantile(
         below=_quantile([-error for error in scaled], share),
         above=_quantile(scaled, share),
@@ -64,16 +74,37 @@ def _learned(residuals: list[Residual], share: float) -> Quantile:
     )
 
 
+def _without_far(scaled: list[float], share: float) -> list[float]:
+    """The errors without those that are far from all others, in the same order."""
+    count = len(scaled)
+    beyond = 2 * max(count - _rank(count, share), 0)  # what the ranks of both ends leave out already
+    spare = int(2 * (1 - share) * count + 1e-9) - beyond
+    if _TELLING <= count < _FEW:
+        spare = max(spare, 1)
+    falling = sorted(range(count), key=lambda at: (-abs(scaled[at]), scaled[at]))
+    for far in range(min(spare, count - 1), 0, -1):
+        if abs(scaled[falling[far - 1]]) > _FAR * max(FALLBACK, abs(scaled[falling[far]])):
+            return [scaled[at] for at in sorted(falling[far:])]
+    return scaled
+
+
+def _rank(count: int, share: float) -> int:
+    """Which of this number of errors, the smallest first, bounds the next with this probability; too large: none."""
+    return math.ceil((count + 1) * share)
+
+
 def _quantile(scaled: list[float], share: float) -> float:
     """The width of one side in spreads. Never negative: the estimate itself stays inside."""
-    rank = math.ceil((len(scaled) + 1) * share)
+    rank = _rank(len(scaled), share)
     if rank <= len(scaled):
-        return max(sorted(scaled)[rank - 1], 0.0)
-    if len(scaled) < _TELLING:
-        return max([FALLBACK, *scaled])
-    # Too few for the rank. Their size on this side is known roughly, so take them as normally distributed.
-    size = math.sqrt(2 * math.fsum(max(error, 0.0) ** 2 for error in scaled) / len(scaled))
-    return max(FALLBACK, NormalDist().inv_cdf(share) * size, *scaled)
+        found = max(sorted(scaled)[rank - 1], 0.0)
+    elif len(scaled) < _TELLING:
+        found = max([FALLBACK, *scaled])
+    else:
+        # Too few for the rank. Their size on this side is known roughly, so take them as normally distributed.
+        size = math.sqrt(2 * math.fsum(max(error, 0.0) ** 2 for error in scaled) / len(scaled))
+        found = max(FALLBACK, NormalDist().inv_cdf(share) * size, *scaled)
+    return min(found, MOST)
 
 
 def covered(intervals: Iterable[tuple[float, float, float]]) -> float | None:

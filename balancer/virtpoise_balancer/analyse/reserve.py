@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from virtpoise_balancer.model import Host, Policy, Reserve, Snapshot
+from virtpoise_balancer.model import Host, HostLimits, Policy, Reserve, Snapshot
 from virtpoise_balancer.rules.host_patterns import host_pattern
 
 
@@ -18,7 +18,7 @@ def with_reserve(snapshot: Snapshot, policy: Policy) -> Snapshot:
     return replace(snapshot, hosts=tuple(map(reserved, snapshot.hosts)))
 
 
-def fits(entry: Reserve, host: Host) -> bool:
+def fits(entry: Reserve | HostLimits, host: Host) -> bool:
     """Whether the entry is about the host."""
     return not entry.hosts or any(host_pattern(pattern)(host.name, host.labels) for pattern in entry.hosts)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from virtpoise_balancer.analyse.demand import Floats
+from virtpoise_balancer.analyse.host_limits import trigger_of
 from virtpoise_balancer.analyse.overload import consecutive
 from virtpoise_balancer.analyse.trend import forecast
 from virtpoise_balancer.model import Host, HostState, Overload, Policy, Resource, Snapshot, Trigger
@@ -16,7 +17,9 @@ def watched(host: Host, policy: Policy) -> tuple[tuple[Resource, Trigger, Sequen
     """What can be a problem of a known host: each resource with its trigger and its samples, newest last. One without
     samples is unknown, and no problem.
     """
-    return tuple((one, policy.trigger(one), samples) for one in policy.traits.watched if (samples := host.samples(one)))
+    return tuple(
+        (one, trigger_of(host, one, policy), samples) for one in policy.traits.watched if (samples := host.samples(one))
+    )
 
 
 def overloads(snapshot: Snapshot, policy: Policy, hosts: Sequence[Host] | None = None) -> tuple[Overload, ...]:
@@ -36,7 +39,7 @@ def overloads(snapshot: Snapshot, policy: Policy, hosts: Sequence[Host] | None =
     for (host, above), coming in zip(near, ahead([host for host, _ in near], policy).tolist(), strict=True):
         for resource, trigger, readings in above:
             count = consecutive(host, trigger, snapshot, readings)
-            rising = resource is Resource.CPU and coming >= policy.cpu.threshold  # False for NaN
+            rising = resource is Resource.CPU and coming >= trigger.threshold  # False for NaN
             if count and count + (policy.trend.steps if rising else 0) >= trigger.consecutive:
                 excess = readings[-1] / trigger.threshold
                 overload = Overload(host=host.name, resource=resource, ratio=readings[-1], consecutive=count)

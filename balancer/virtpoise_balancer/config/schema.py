@@ -43,7 +43,7 @@ class Config(Section):
     libvirt: Libvirt = Libvirt()
     state: StateStore = StateStore()
     mode: Mode = "recommend"
-    interval_seconds: Annotated[Seconds, Field(ge=0.1)] = 10.0
+    interval_seconds: Seconds = 10.0
     policy: Annotated[Policy, AfterValidator(consistent_policy)] = Policy()
     migration: Migration = Migration()
     measurement: Measurement = Measurement()

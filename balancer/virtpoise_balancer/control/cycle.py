@@ -100,6 +100,10 @@ class Possible(Protocol):
         """
         ...
 
+    def look_soon(self, hosts: Collection[str], /) -> None:
+        """These hosts lacked what moves would need: they are looked at sooner than others, until the next call."""
+        ...
+
 
 class NothingKnown:
     """Nothing is known to stand against a migration, and no one is asked."""
@@ -108,6 +112,8 @@ class NothingKnown:
         return Facts()
 
     def ask(self, moves: Sequence[Move], *, skip: Collection[str], acts: bool) -> None: ...
+
+    def look_soon(self, _hosts: Collection[str], /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +164,8 @@ class Cycle:
         situation, decision = self._decide_on_possible(replace(situation, twice=frozenset(seen.duplicates)))
         if decision.withdrawn and not executor.withdraw(decision.withdrawn, _ANEW):
             situation, decision = self._decide_on_possible(with_begun(situation, decision.withdrawn))
+        unsolved = decision.plan is not None and not decision.plan.solved
+        self.possible.look_soon(situation.memory.facts.lacking_what_may_come() if unsolved else ())
         committed = self.store.commit(decision.changes, now)
         if decision.carry_out:
             executor.carry_out(committed.entries, partial(self.obstacle, ordered=False))

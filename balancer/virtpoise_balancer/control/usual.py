@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Protocol
 
 from virtpoise_balancer.analyse.habits import HabitBook, Readings, readings
+from virtpoise_balancer.analyse.host_limits import trigger_of
 from virtpoise_balancer.errors import MonitorError
-from virtpoise_balancer.model import Policy, SampleTimes, Snapshot
+from virtpoise_balancer.model import Policy, Resource, SampleTimes, Snapshot
 
 # What domains used is read from the past where no cycle has looked for longer.
 _PAUSE_SECONDS = 600.0
@@ -46,7 +47,9 @@ def take_in(book: HabitBook, observer: PastObserver, seen: Snapshot, policy: Pol
 
 def needs_habits(snapshot: Snapshot, policy: Policy) -> bool:
     """Whether a plan may need them: a host is overloaded."""
-    return policy.traits.habits and any(host.known and host.load >= policy.cpu.threshold for host in snapshot.hosts)
+    return policy.traits.habits and any(
+        host.known and host.load >= trigger_of(host, Resource.CPU, policy).threshold for host in snapshot.hosts
+    )
 
 
 def with_habits(snapshot: Snapshot, book: HabitBook, policy: Policy) -> Snapshot:

@@ -1,7 +1,8 @@
 """What the hosts' libvirt daemons report of hosts and domains, read beside the cycles and remembered.
 
 A look at a host reads the live descriptions of its domains. It is made when the host is new, when a domain has come to
-it, and once in an hour; each kind of hardware is asked about once for each host (docs/decisions/0047).
+it, and once in an hour, or sooner where what it lacked stands in the way of a plan; each kind of hardware is asked
+about once for each host (docs/decisions/0047).
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ _AFTER_FAILURE_SECONDS = 300.0
 _NEWCOMER_SECONDS = 30.0
 # After which time a host whose domain is busy with a job is read again.
 _BUSY_SECONDS = 60.0
+# After which time one that lacked what a plan would need is: a network may have been restarted, a file be gone.
+_LACKING_SECONDS = 120.0
 # Before a move: how old what its hosts said may be where moves are made and where they are recommended, for how long
 # they are waited for in all, and how many are asked side by side.
 _NEW_SECONDS = 30.0
@@ -80,6 +83,7 @@ class Inventory:
     _failed: set[str] = field(default_factory=set)  # hosts that did not answer then
     _asking: dict[str, float] = field(default_factory=dict)  # by host that is asked: until when it is waited for
     _asked_images: dict[str, set[str]] = field(default_factory=dict)  # by host, since it was looked at
+    _doubted: frozenset[str] = frozenset()  # hosts that are to be looked at sooner
     _queue: dict[str, None] = field(default_factory=dict)  # hosts to be looked at, in order
     _lanes: Lanes = field(init=False)
     _recalled: dict[str, str] | None = None  # documents of hosts that were not in the group yet
@@ -119,6 +123,10 @@ class Inventory:
         with self._lock:
             self._asked_at.clear()
             self._failed.clear()
+
+    def look_soon(self, hosts: Collection[str]) -> None:
+        """Let ``keep_up`` look at these hosts sooner than at others, until the next call."""
+        self._doubted = frozenset(hosts)
 
     def ask(self, moves: Sequence[Move], *, skip: Collection[str], acts: bool) -> None:
         """Ask both hosts of each move, unless what they said is new enough. Returns within a bounded time.
@@ -271,6 +279,8 @@ class Inventory:
         if host in self._failed or record is None:
             return age >= _AFTER_FAILURE_SECONDS
         if age >= (_BUSY_SECONDS if record.is_busy else _AGAIN_SECONDS):
+            return True
+        if host in self._doubted and age >= _LACKING_SECONDS:
             return True
         if age < _NEWCOMER_SECONDS:
             return False

@@ -22,6 +22,8 @@ _RESIDUALS_KEPT = 200
 # The newest migrations to look at, and the most of them that count for one link.
 _MIGRATIONS_WEIGHED = 2000
 _MIGRATIONS_OF_A_LINK = 20
+# How long a prediction error counts: hosts and their loads change.
+_RESIDUALS_COUNT_SECONDS = 30 * 86400.0
 # How long the rate counts at which a domain wrote to its memory.
 _DIRTYING_COUNTS_SECONDS = 7 * 86400.0
 # How long a failure counts.
@@ -67,6 +69,7 @@ _RESIDUALS = Query(
                     predictions.c.saturated.is_(saturated),
                     MEASURED,
                     predictions.c.spread > 0,
+                    _LATELY,
                 )
                 .order_by(predictions.c.id.desc())
                 .limit(_RESIDUALS_KEPT)
@@ -108,7 +111,7 @@ def read(connection: Connection, moved_since: float, now: float, group: str, bro
     return Learned(
         moved=_moved(connection, moved_since, broken),
         dirtying=_dirtying(connection, now - _DIRTYING_COUNTS_SECONDS, broken),
-        residuals=_residuals(connection, group, broken),
+        residuals=_residuals(connection, now, group, broken),
         links=_links(connection, broken),
         attempts=_attempts(connection, now, broken),
     )
@@ -116,7 +119,7 @@ def read(connection: Connection, moved_since: float, now: float, group: str, bro
 
 def read_for_look(connection: Connection, now: float, group: str, broken: list[str]) -> Learned:
     """What decides whether a move that is planned still fits: neither its cost nor a rest."""
-    return Learned(residuals=_residuals(connection, group, broken), attempts=_attempts(connection, now, broken))
+    return Learned(residuals=_residuals(connection, now, group, broken), attempts=_attempts(connection, now, broken))
 
 
 def _moved(connection: Connection, since: float, broken: list[str]) -> dict[str, PastMoves]:
@@ -134,7 +137,7 @@ def _dirtying(connection: Connection, since: float, broken: list[str]) -> dict[s
     return {row.uuid: row.dirty_bytes_per_second for row in reversed(_DIRTYING.rows(connection, broken, since=since))}
 
 
-def _residuals(connection: Connection, group: str, broken: list[str]) -> tuple[Residual, ...]:
+def _residuals(connection: Connection, now: float, group: str, broken: list[str]) -> tuple[Residual, ...]:
     return tuple(
         Residual(
             role=Role(row.role),
@@ -142,7 +145,7 @@ def _residuals(connection: Connection, group: str, broken: list[str]) -> tuple[R
             error_ratio=row.error + row.bias,
             spread_ratio=row.spread,
         )
-        for row in _RESIDUALS.rows(connection, broken, group=group)
+        for row in _RESIDUALS.rows(connection, broken, group=group, since=now - _RESIDUALS_COUNT_SECONDS)
     )
 
 

@@ -89,6 +89,11 @@ class Facts:
     nodes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     room: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
+    def lacking_what_may_come(self) -> tuple[str, ...]:
+        """The hosts that lack something which they may have again by itself: a network or storage, no hardware."""
+        kinds = (Need.NETWORK, Need.STORAGE)
+        return tuple(host for host, lacks in self.lacks.items() if any(one.kind in kinds for one in lacks))
+
     def forbid(self, uuid: str, destination: str, copies: Collection[DiskCopy] = ()) -> bool:
         """Whether libvirt would refuse to migrate the domain to the host, with these disks copied."""
         lost = not_copied(self.copies.get(uuid, ()), copies)

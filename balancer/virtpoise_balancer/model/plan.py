@@ -59,8 +59,10 @@ class Reason(StrEnum):
     RULE_IGNORE = "rule_ignore"
     RULE_CONFLICT = "rule_conflict"
     RULE_BROKEN = "rule_broken"
+    SOFT_RULE_BROKEN = "soft_rule_broken"
     NO_DESTINATION = "no_destination"
     COSTLIER = "costlier"
+    MOVE_LIMIT = "move_limit"
     # a host that the plan does not relieve
     UNSOLVED = "unsolved"
 

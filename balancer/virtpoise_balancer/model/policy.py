@@ -107,7 +107,8 @@ class Rule:
     """Where domains may be. ``kind``: one of ``rules.KINDS``. ``domains`` and ``hosts`` are names or shell
     patterns; a domain's uuid fits as well, and so do hosts by a label, as in ``rack=r1``.
 
-    ``over``: a label of hosts, such as their rack. Hosts with the same value of it count as one.
+    ``over``: a label of hosts, such as their rack. Hosts with the same value of it count as one. ``most``: how many of
+    the domains one host may have, or one value of the label; by default one.
 
     ``hard``: never broken by a move. A soft rule is kept wherever that costs no move and leaves no overload.
     """
@@ -118,17 +119,22 @@ class Rule:
     domains: Annotated[tuple[Name, ...], MinLen(1)]
     hosts: tuple[Name, ...] = ()
     over: Name | None = None
+    most: Count | None = None
     hard: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How many migrations may be under way at once: from one host, to one host, in all."""
+    """How many migrations may be under way at once: from one host, to one host, in all. And how many moves a plan has,
+    and how many are made within an hour, besides those of drains; None: any number.
+    """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     per_source: Count = 1
     per_destination: Count = 1
     total: Count = 4
+    per_plan: Count | None = None
+    per_hour: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +177,29 @@ class Reserve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostLimits:
+    """Thresholds of some hosts in place of the common ones, and what moves to them must leave free.
+
+    ``hosts``: as of a reserve. ``free_cores`` and ``free_memory_bytes`` are no problem of a host that has less free: it
+    just takes nothing.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    hosts: Annotated[tuple[Name, ...], MinLen(1)]
+    cpu: Threshold | None = None
+    memory: Threshold | None = None
+    network: Threshold | None = None
+    free_cores: Amount = 0.0
+    free_memory_bytes: Annotated[int, Ge(0), Le(MOST_BYTES)] = 0
+
+    def threshold(self, resource: Resource) -> float | None:
+        """Of a resource; both directions of an uplink share one. None: the common one counts."""
+        if resource is Resource.CPU:
+            return self.cpu
+        return self.memory if resource is Resource.MEMORY else self.network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Overcommit:
     """How much memory a host may promise: ``memory_ratio`` times its own, less what is reserved.
 
@@ -183,13 +212,30 @@ class Overcommit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imbalance:
-    """Also move while the standard deviation of the hosts' CPU load is above ``deviation_ratio`` and a move lowers it
-    by the gain.
+    """Also move while the standard deviation of the hosts is above ``deviation_ratio`` and a move gains enough.
+
+    ``by``: of their CPU load; of the share of their memory that is used, or promised to domains; of their number of
+    domains, or of vCPUs for each CPU, as a share of the mean of all. The least gain is that of the CPU.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    by: Literal["cpu", "memory", "promised", "domains", "vcpus"] = "cpu"
     deviation_ratio: Annotated[float, Gt(0), Lt(1)] = 0.15
     least_gain_ratio: Annotated[float, Gt(0), Lt(1)] = 0.005
+
+    @property
+    def what(self) -> str:
+        """What is to be even, in words."""
+        return _EVENED[self.by]
+
+
+_EVENED = {
+    "cpu": "load",
+    "memory": "memory use",
+    "promised": "promised memory",
+    "domains": "numbers of domains",
+    "vcpus": "vCPUs for each CPU",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,12 +288,12 @@ class Policy:
 
     ``rest_seconds``: how long a moved domain stays put unless nothing else helps, times ``rest_growth`` for each
     further move of it that is remembered, at most ``rest_max_seconds``. ``least_gain_ratio``: what a move must take off
-    its source's load at least, unless nothing else helps. ``reserve``: the first entry that fits a host counts.
-    ``overcommit``: no move brings a host above it; None: no such limit. ``saturation_ratio``: from this load on a host
-    hides demand. ``coverage``: the share of predictions that their intervals hold. ``repair_rules``: also move domains
-    only because a rule is broken. ``metadata``: whether a domain's own metadata binds that domain, or nothing.
-    ``windows``: when mode automatic begins no migration. ``drains``: how many hosts of a rack may
-    drain at once.
+    its source's load at least, unless nothing else helps. ``reserve`` and ``hosts``: the first entry that fits a host
+    counts. ``overcommit``: no move brings a host above it; None: no such limit. ``saturation_ratio``: from this load on
+    a host hides demand. ``coverage``: the share of predictions that their intervals hold. ``repair_rules``: also move
+    domains only because a hard rule is broken. ``repair_soft_rules``: likewise because a soft one is. ``metadata``:
+    whether a domain's own metadata binds that domain, or nothing. ``windows``: when mode automatic begins no migration.
+    ``drains``: how many hosts of a rack may drain at once.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -267,9 +313,11 @@ class Policy:
     limits: Limits = Limits()
     migration: MigrationCost = MigrationCost()
     reserve: tuple[Reserve, ...] = ()
+    hosts: tuple[HostLimits, ...] = ()
     overcommit: Overcommit | None = None
     rules: tuple[Rule, ...] = ()
     repair_rules: bool = False
+    repair_soft_rules: bool = False
     metadata: Literal["own", "ignore"] = "own"
     imbalance: Imbalance | None = None
     trend: Trend = Trend()
@@ -298,6 +346,7 @@ class StrategyTraits(NamedTuple):
     since the back-off began. ``forecasts``: a trend may stand for samples that are missing to an overload.
     ``habits``: what domains usually use decides.
     ``second_try``: a host that a first attempt relieved in part is attempted again without a back-off.
+    ``limits_of_hosts``: hosts may have thresholds of their own.
     """
 
     watched: tuple[Resource, ...] = tuple(Resource)
@@ -306,6 +355,7 @@ class StrategyTraits(NamedTuple):
     forecasts: bool = True
     habits: bool = True
     second_try: bool = True
+    limits_of_hosts: bool = True
 
 
 _TRAITS: Mapping[StrategyName, StrategyTraits] = {
@@ -317,6 +367,7 @@ _TRAITS: Mapping[StrategyName, StrategyTraits] = {
         forecasts=False,
         habits=False,
         second_try=False,
+        limits_of_hosts=False,
     ),
 }
 

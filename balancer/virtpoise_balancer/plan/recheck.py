@@ -37,6 +37,7 @@ def _unwanted(problem: Problem | None, source: Host, destination: Host, policy: 
         samples[-1] < trigger.recovery_ratio for _, trigger, samples in watched(source, policy)
     ):
         return f"{source.name} is no longer overloaded (its CPU load is {source.load:.0%})"
-    if problem is Problem.IMBALANCE and source.load <= destination.load:
+    by_load = policy.imbalance is None or policy.imbalance.by == "cpu"
+    if problem is Problem.IMBALANCE and by_load and source.load <= destination.load:
         return f"{source.name} is no busier than {destination.name}"
     return None

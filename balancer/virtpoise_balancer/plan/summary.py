@@ -18,8 +18,16 @@ from virtpoise_balancer.model import (
     count_samples,
 )
 
+# Why nothing is moved off a host with a problem, by the reason that domains of it have; the last that there is counts.
+_WHY_NONE = {
+    Reason.LEAST_GAIN: "each domain that can be moved would relieve it too little",
+    Reason.MOVE_LIMIT: "as many domains as the policy allows are moved already",
+}
+_NOWHERE = "no domain can be moved to another host"
 # Problems that are no use of a resource.
 _NO_LEVEL = (Problem.DRAIN, Problem.RULE)
+# By what a group is evened out that is a use of a resource.
+_LEVELS = {"cpu": Resource.CPU, "memory": Resource.MEMORY}
 
 
 def summarise(
@@ -30,13 +38,14 @@ def summarise(
     held: Sequence[Refusal],
     unrepaired: Sequence[str] = (),
     unsolved: Sequence[Refusal] = (),
+    uneven: str | None = None,
 ) -> str:
     """The sentence for a plan of these parts.
 
     ``unrepaired``: the broken rules that should be repaired and are not. ``unsolved``: refusals, among them what hosts
-    lack that are not relieved.
+    lack that are not relieved. ``uneven``: that the group is, and stays so.
     """
-    if not attempts and not held and not unrepaired:
+    if not attempts and not held and not unrepaired and not uneven:
         return _idle(policy)
     found: dict[str, list[Overload]] = defaultdict(list)
     for overload in overloaded:
@@ -45,10 +54,14 @@ def summarise(
     leaving: dict[str, list[Move]] = defaultdict(list)
     for move in moves:
         leaving[move.source].append(move)
-    parts = [_attempt(one, found, leaving[one.host], short.get(one.host)) for one in attempts]
+    why_none = {str(one.host): why for reason, why in _WHY_NONE.items() for one in unsolved if one.reason is reason}
+    parts = [
+        _attempt(one, found, leaving[one.host], short.get(one.host), why_none.get(one.host, _NOWHERE), policy)
+        for one in attempts
+    ]
     parts += [_held(refusal, found) for refusal in held]
     parts += [f"the rule {rule} stays broken" for rule in dict.fromkeys(unrepaired)]
-    return "; ".join(parts)
+    return "; ".join([*parts, uneven] if uneven else parts)
 
 
 def _idle(policy: Policy) -> str:
@@ -81,16 +94,21 @@ def _attempt(
     overloads: Mapping[str, Sequence[Overload]],
     moves: Sequence[Move],
     unsolved: Refusal | None,
+    why_none: str,
+    policy: Policy,
 ) -> str:
     problem = _problem(attempt.host, attempt.problem, overloads)
+    by = policy.imbalance.by if policy.imbalance and attempt.problem is Problem.IMBALANCE else "cpu"
+    if policy.imbalance and by != "cpu":
+        problem = f"the group is uneven in its {policy.imbalance.what}, and {attempt.host} has most"
     if not moves:
-        made = f"{problem} and no domain can be moved to another host"
+        made = f"{problem} and {why_none}"
     else:
         listed = ", ".join(f"{move.domain} to {move.destination}" for move in moves[:5])
         more = f" and {len(moves) - 5} more" if len(moves) > 5 else ""
-        about = [one.resource for one in overloads.get(attempt.host, ())] or [Resource.CPU]
-        last = moves[-1].predicted.source
-        end = "" if attempt.problem in _NO_LEVEL else _end(attempt.host, last, about, solved=attempt.solved)
+        about = [one.resource for one in overloads.get(attempt.host, ())] or [_LEVELS.get(by, Resource.CPU)]
+        without = attempt.problem in _NO_LEVEL or by not in _LEVELS
+        end = "" if without else _end(attempt.host, moves[-1].predicted.source, about, solved=attempt.solved)
         parts = [part for part in (end, "" if attempt.solved else "which does not solve it") if part]
         made = f"{problem}: move {listed}{more}" + (f" ({', '.join(parts)})" if parts else "")
     return ", ".join([made, *_rest(unsolved)])

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 
 from virtpoise_balancer.analyse.reserve import fits
-from virtpoise_balancer.model import DomainState, Policy, Reserve, Snapshot
+from virtpoise_balancer.model import DomainState, HostLimits, Policy, Reserve, Snapshot
 from virtpoise_balancer.rules import GroupKind, of_shape
 from virtpoise_balancer.rules.glob import UUID, WILDCARDS, glob
 from virtpoise_balancer.rules.host_patterns import host_pattern
@@ -37,7 +37,8 @@ def about_common(policy: Policy, common: Policy | None) -> tuple[str, ...]:
         return ()
     rules = [f"the rule {rule.name!r} names " for rule in policy.rules if rule in common.rules]
     reserves = [_start_of(entry) for entry in policy.reserve if entry in common.reserve]
-    return (*rules, *reserves)
+    limits = [_start_of(entry) for entry in policy.hosts if entry in common.hosts]
+    return (*rules, *reserves, *limits)
 
 
 def own_notes(found: Sequence[str], policy: Policy, common: Policy | None) -> tuple[str, ...]:
@@ -104,7 +105,8 @@ def _of_rules(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
 
 
 def _of_reserve(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
-    for entry in policy.reserve:
+    entries: tuple[Reserve | HostLimits, ...] = (*policy.reserve, *policy.hosts)
+    for entry in entries:
         if not any(fits(entry, host) for host in snapshot.hosts):
             yield f"{_start_of(entry)}fits no host"
     for host in snapshot.hosts:
@@ -113,8 +115,9 @@ def _of_reserve(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
             yield f"{reserved:.1f} GiB are reserved on {host.name!r}, and it has {memory:.1f} GiB of memory"
 
 
-def _start_of(entry: Reserve) -> str:
-    return f"the reserve for {', '.join(entry.hosts)} "
+def _start_of(entry: Reserve | HostLimits) -> str:
+    what = "the reserve" if isinstance(entry, Reserve) else "the entry of policy.hosts"
+    return f"{what} for {', '.join(entry.hosts)} "
 
 
 def _of_metadata(snapshot: Snapshot, policy: Policy) -> Iterator[str]:

@@ -8,6 +8,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TypeVar
 
+from virtpoise_balancer.model import Rule
 from virtpoise_balancer.rules import kinds
 from virtpoise_balancer.rules.base import GroupKind, HoldKind, HostKind, Kind
 
@@ -25,9 +26,15 @@ def _found() -> dict[str, Kind]:
 KINDS: MutableMapping[str, Kind] = _found()
 
 
+def kind_of(rule: Rule) -> Kind:
+    """The kind of a rule; the same object for rules that ask for the same."""
+    kind = KINDS[rule.kind]
+    return kind.at_most(rule.most) if rule.most is not None and isinstance(kind, GroupKind) else kind
+
+
 def of_shape(shape: type[_Shape]) -> list[_Shape]:
     """The kinds of one shape."""
     return [kind for kind in KINDS.values() if isinstance(kind, shape)]
 
 
-__all__ = ["KINDS", "GroupKind", "HoldKind", "HostKind", "Kind", "of_shape"]
+__all__ = ["KINDS", "GroupKind", "HoldKind", "HostKind", "Kind", "kind_of", "of_shape"]

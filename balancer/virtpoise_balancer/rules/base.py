@@ -57,7 +57,12 @@ class Kind:
 
 
 class HoldKind(Kind):
-    """A rule that keeps each of its domains where it is."""
+    """A rule that keeps each of its domains where it is.
+
+    ``binding``: whether nothing moves them; otherwise they move where nothing else helps, and in a drain.
+    """
+
+    binding = True
 
     def asks(self, placement: Placement) -> bool:
         """Whether a domain's own metadata asks for it."""
@@ -84,12 +89,14 @@ class GroupKind(Kind):
     """A rule about several domains and how many of them are on one host.
 
     ``attracts``: whether they are wanted on one host. Where such a rule is hard, those on one host move together.
+    ``takes_most``: whether a rule may say how many of them one host may have.
     ``for_one``: how a rule binds a domain that asks for it in its own metadata, and no other: as a rule about the hosts
     where the others are. None: metadata cannot ask for it.
     """
 
     least_domains = 2
     attracts = False
+    takes_most = False
     for_one: HostKind | None = None
 
     def allows(self, there: int, arriving: int = 1) -> bool:
@@ -97,6 +104,10 @@ class GroupKind(Kind):
 
         One domain is allowed on each host.
         """
+        raise NotImplementedError
+
+    def at_most(self, most: int) -> GroupKind:
+        """The kind where one host may have this many of the domains; the same object for the same number."""
         raise NotImplementedError
 
     def most(self, count: int) -> int:

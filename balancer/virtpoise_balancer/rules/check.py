@@ -24,5 +24,7 @@ def rule_problems(policy: Policy) -> Iterator[str]:
             yield f"rules.{i}.hosts: expected {expected}, got {', '.join(rule.hosts) or 'none'}"
         if rule.over is not None and (not isinstance(kind, GroupKind) or kind.attracts):
             yield f"rules.{i}.over: expected none with {kind.name}, got {rule.over!r}"
+        if rule.most is not None and not (isinstance(kind, GroupKind) and kind.takes_most):
+            yield f"rules.{i}.most: expected none with {kind.name}, got {rule.most}"
         if kind.least_domains > 1 == len(rule.domains) and rule.domains[0].isalnum():
             yield f"rules.{i}.domains: expected at least two, or a pattern, got {rule.domains[0]}"

@@ -60,7 +60,13 @@ class Quiet:
         if known != self._known:
             self._known = known
             self.disturb(now)
-        if not self.skips or policy.imbalance is not None or policy.repair_rules:
+        if (
+            not self.skips
+            or policy.hosts
+            or policy.imbalance is not None
+            or policy.repair_rules
+            or policy.repair_soft_rules
+        ):
             return False
         if now <= self._restless_until or now - self._ran_at > _LONGEST_SECONDS:
             return False

@@ -13,6 +13,7 @@ import numpy as np
 
 from virtpoise_balancer.plan.default.candidates import Candidate
 from virtpoise_balancer.plan.default.search import Budget, Search
+from virtpoise_balancer.plan.default.soft_rules import broken_beyond_penalties
 from virtpoise_balancer.plan.default.source import Source, predict_ahead
 from virtpoise_balancer.plan.default.trial import Step, Trial
 
@@ -21,6 +22,9 @@ from virtpoise_balancer.plan.default.trial import Step, Trial
 _EXTRA_CANDIDATES = 2
 _TRIES = 32
 _MOST_PLACED = 400
+# Of a source that cannot be solved: with up to this many candidates each move is chosen by itself. With more, moves
+# that take off half of the excess are chosen at once, since predictions of such a host take long.
+_ONE_BY_ONE = 32
 # How many destinations a source is expected to need a full prediction of.
 _LIKELY = 2
 # The budget of all searches for one plan, in checks of a candidate on a host. Each search may use half of what is left.
@@ -37,13 +41,14 @@ _MOST_SEARCHED = 12
 @dataclass(slots=True, eq=False)
 class Assignment:
     """Sources that were assigned together, with the steps; ``solved`` by those steps, ``best``: provably with the least
-    cost.
+    cost. ``broken``: what the steps cost for soft rules beyond the penalties of their candidates.
     """
 
     sources: list[Source]
     steps: list[Step]
     solved: bool
     best: bool
+    broken: float = 0.0
 
 
 def relieve(trial: Trial, sources: Sequence[Source]) -> tuple[Trial, set[int]]:
@@ -85,9 +90,9 @@ def relieve(trial: Trial, sources: Sequence[Source]) -> tuple[Trial, set[int]]:
 def relieve_partly(trial: Trial, source: Source) -> None:
     """Take as much off a source that cannot be solved as fits elsewhere, the candidates that relieve it most first.
 
-    What leaves it overloaded must gain something: each move takes at least the policy's least gain off the excess.
+    What leaves it overloaded must gain something: each move takes at least the least gain off the excess.
     """
-    least = source.group.policy.least_gain_ratio
+    least = source.group.least_gain(source.number)
     while True:
         left = source.left(trial.moved)
         candidates = [
@@ -100,14 +105,17 @@ def relieve_partly(trial: Trial, source: Source) -> None:
             without[case, list(candidate.rows)] = False
         missing, still = float(source.missing(left)[0]), source.missing(without)
         order = sorted(range(len(candidates)), key=lambda i: (round(float(still[i]), 9), candidates[i].weight, i))
+        gained = 0.0
         for i in order:
             if source.goals and not _gains(missing, float(still[i]), least):
-                return
+                break
             destination = trial.best(candidates[i])
             if destination is not None:
                 trial.apply(Step(candidates[i], destination))
-                break
-        else:
+                gained += missing - float(still[i])
+                if len(candidates) <= _ONE_BY_ONE or gained >= missing / 2:
+                    break
+        if trial.moved.isdisjoint(domain.uuid for one in candidates for domain in one.domains):
             return
 
 
@@ -123,8 +131,10 @@ def _assign(trial: Trial, source: Source) -> tuple[Trial, Assignment]:
         return trial, unsolved
     nowhere: set[int] = set()
     placed = 0
+    found: tuple[Trial, Assignment] | None = None
+    bound = (0, 0.0)
     for number, option in enumerate(source.cheapest(_EXTRA_CANDIDATES, _TRIES)):
-        if placed > _MOST_PLACED:
+        if placed > _MOST_PLACED or (found and (option.moves, option.weight) >= bound):
             break
         if any(id(candidate) in nowhere for candidate in option.candidates):
             continue
@@ -132,13 +142,19 @@ def _assign(trial: Trial, source: Source) -> tuple[Trial, Assignment]:
         with_all = _place_all(trial, option.candidates)
         if with_all is not None:
             steps = with_all.steps[len(trial.steps) :]
-            return with_all, Assignment([source], steps, solved=True, best=number == 0)
+            broken = broken_beyond_penalties(trial, with_all, steps)
+            if not broken and not found:
+                return with_all, Assignment([source], steps, solved=True, best=number == 0)
+            if not found or (option.moves, option.weight + broken) < bound:
+                bound = (option.moves, option.weight + broken)
+                found = with_all, Assignment([source], steps, solved=True, best=False, broken=broken)
+            continue
         nowhere.update(
             id(candidate)
             for candidate in option.candidates
             if id(candidate) not in nowhere and trial.best(candidate) is None
         )
-    return trial, unsolved
+    return found or (trial, unsolved)
 
 
 def _place_all(trial: Trial, candidates: Sequence[Candidate]) -> Trial | None:
@@ -168,7 +184,7 @@ def _search(without: Trial, chosen: list[Assignment], budget: Budget) -> Assignm
     steps = [step for assignment in chosen for step in assignment.steps]
     if all(assignment.solved for assignment in chosen):
         moves: int | None = sum(step.candidate.moves for step in steps)
-        weight = sum(step.candidate.weight for step in steps)
+        weight = sum(step.candidate.weight for step in steps) + sum(assignment.broken for assignment in chosen)
     else:
         moves, weight = None, 0.0
     found = Search(without, sources, budget).run(moves, weight)

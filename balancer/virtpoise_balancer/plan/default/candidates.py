@@ -14,6 +14,7 @@ from virtpoise_balancer.analyse.demand import Floats, Mask
 from virtpoise_balancer.model import Detail, Domain, DomainState, Policy, Reason, Refusal
 from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.residents import Residents, total
+from virtpoise_balancer.plan.default.soft_rules import BROKEN_BYTES, broken_by_leaving
 from virtpoise_balancer.plan.possible import holding
 from virtpoise_balancer.plan.stocks import Stock, taken_by
 
@@ -23,6 +24,8 @@ _MOST_DIRTY_SHARE = 0.9
 # The price of moving a domain that should rest, or does not converge: more bytes than all memory of a group, so that it
 # moves only if nothing else helps.
 _UNREST_BYTES = 1e16
+# That of one which is to move last, in rests: it stays even where a few that should rest have to move for it.
+_LAST_RESTS = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,8 +39,10 @@ class Candidate:
     domains: tuple[Domain, ...]
     # Bytes to transfer.
     cost: float
-    # The same, higher where leaving breaks a soft rule or a rest. Options are compared by it.
-    weight: float
+    # What is added to its cost because leaving breaks soft rules or a rest. Options are compared by both together.
+    penalty: float
+    # By how much worse soft rules are kept on the best host that it may go to, likewise; negative: better.
+    breaks: float
     # The CPU that they want at most, in the group's units.
     wants: float
     # What they add to a destination, in the group's units (resources).
@@ -53,6 +58,11 @@ class Candidate:
     def most(self, resource: int) -> float:
         """The most that it adds of a resource, in the group's units."""
         return self.wants if resource == CPU else float(self.arrival[resource])
+
+    @property
+    def weight(self) -> float:
+        """Its cost with its penalty."""
+        return self.cost + self.penalty
 
     @property
     def moves(self) -> int:
@@ -121,6 +131,7 @@ def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = 
     candidates: list[Candidate] = []
     done: set[str] = set()
     gains = (residents.wants * group.per_unit[CPU, host]).tolist()
+    least = group.least_gain(host) if least_gain else 0.0
     for row, domain in enumerate(running):
         if domain.uuid in done or domain.uuid in refusals:
             continue
@@ -142,8 +153,8 @@ def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = 
                     refusals.setdefault(one.uuid, bound)
                 continue
         gain = sum(gains[number] for number in rows)
-        if least_gain and gain < group.policy.least_gain_ratio:
-            detail = {"gain_ratio": gain, "least_gain_ratio": group.policy.least_gain_ratio}
+        if gain < least:
+            detail = {"gain_ratio": gain, "least_gain_ratio": least}
             for one in (running[number] for number in rows):
                 refusals[one.uuid] = Refusal(
                     domain=one.name, uuid=one.uuid, host=one.host, reason=Reason.LEAST_GAIN, detail=detail
@@ -189,6 +200,11 @@ def held(domain: Domain, group: Group, *, rested: bool) -> Refusal | None:
 
 def resting(domain: Domain, group: Group) -> Refusal | None:
     """Why the domain moves only if nothing else helps, or None."""
+    if domain.uuid in group.rules.last:
+        kind, rule = group.rules.last[domain.uuid]
+        return Refusal(
+            domain=domain.name, uuid=domain.uuid, host=domain.host, reason=kind.reason, detail=kind.why(rule)
+        )
     if domain.last_moved is None and domain.uuid not in group.failed:
         return None
     left = resting_seconds(domain, group)
@@ -211,17 +227,22 @@ def candidate_of(group: Group, residents: Residents, rows: list[int]) -> Candida
     speeds = group.speeds(residents.number)
     speed = None if speeds is None else float(speeds.max())  # only destinations about as near as the nearest are taken
     cost = sum(transfer_bytes(domain, group.policy, speed) for domain in domains)
-    unrest = _UNREST_BYTES * sum(resting(domain, group) is not None for domain in domains)
+    unrest = _UNREST_BYTES * sum(
+        _LAST_RESTS if domain.uuid in group.rules.last else resting(domain, group) is not None for domain in domains
+    )
+    allowed = allowed_hosts(group, domains)
+    breaks = broken_by_leaving(group, domains, allowed)
     return Candidate(
         source=residents.number,
         rows=tuple(rows),
         domains=domains,
         cost=cost,
-        weight=cost * (2 if _leaves_affinity(group, domains) else 1) + unrest,
+        penalty=BROKEN_BYTES * max(breaks, 0.0) + unrest,
+        breaks=breaks,
         wants=float(total(residents.wants, rows)),
         arrival=residents.arrival[rows[0]] if len(rows) == 1 else total(residents.arrival, rows),
         margin=residents.margin,
-        allowed=allowed_hosts(group, domains),
+        allowed=allowed,
         needs=taken_by(domains, group.policy),
     )
 
@@ -238,20 +259,6 @@ def relief_of(group: Group, candidate: Candidate) -> Floats:
         freed = max(residents.level - float(residents.load(stay).ratio[0]), 0.0)
         relief[CPU] = freed / group.per_unit[CPU, residents.number]
     return relief
-
-
-def _leaves_affinity(group: Group, domains: tuple[Domain, ...]) -> bool:
-    """Whether leaving breaks a soft rule that holds now."""
-    if not group.rules.bonds:
-        return False
-    uuids = {domain.uuid for domain in domains}
-    for number in {n for domain in domains for n in group.rules.bonds_of.get(domain.uuid, ())}:
-        bond = group.rules.bonds[number]
-        if bond.kind.attracts and not bond.hard:
-            host = domains[0].host
-            if any(d.uuid in bond.members and d.uuid not in uuids for d in group.domains_on(group.index[host])):
-                return True
-    return False
 
 
 def allowed_hosts(group: Group, domains: tuple[Domain, ...]) -> Mask | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from virtpoise_balancer.model import Detail, Domain, DomainState, Policy, Reason, Refusal, Snapshot
 from virtpoise_balancer.plan.default.candidates import candidate_of, movable
 from virtpoise_balancer.plan.default.group import CPU, Group
-from virtpoise_balancer.plan.default.strategy import closed_hosts, sources_of
+from virtpoise_balancer.plan.default.strategy import sources_of
 from virtpoise_balancer.plan.default.trial import Trial
 from virtpoise_balancer.plan.default.why_not import check_host, may_be_more
 from virtpoise_balancer.plan.problems import find
@@ -68,7 +68,7 @@ class Considering:
         self._group = group = Group(snapshot, policy)
         found = group.overloads
         sources = sources_of(group, find(snapshot, policy, found, group.concerned).attempt, found)
-        self._trial = Trial(group, sources, closed_hosts(group, found))
+        self._trial = Trial(group, sources, ~group.takers)
 
     def of(self, uuid: str) -> Considerations | None:
         """The answers for one domain, or None if it does not run or its host is unknown."""

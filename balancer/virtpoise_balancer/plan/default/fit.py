@@ -5,7 +5,6 @@ from __future__ import annotations
 from virtpoise_balancer.model import Move, Policy, Refusal, Snapshot
 from virtpoise_balancer.plan.default.candidates import candidate_of, held
 from virtpoise_balancer.plan.default.group import Group
-from virtpoise_balancer.plan.default.strategy import closed_hosts
 from virtpoise_balancer.plan.default.trial import Trial
 from virtpoise_balancer.plan.default.why_not import check_host
 
@@ -24,7 +23,7 @@ def refusal(snapshot: Snapshot, policy: Policy, move: Move) -> Refusal | None:
     stays = next((why for row in rows if (why := held(running[row], group, rested=False))), None)
     if stays is not None:
         return stays
-    trial = Trial(group, (), closed_hosts(group, group.overloads))
+    trial = Trial(group, (), ~group.takers)
     found = check_host(trial, candidate_of(group, residents, rows), group.index[move.destination])
     if found.reason is None:
         return None

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from virtpoise_balancer.analyse.calibration import Quantiles, quantiles
 from virtpoise_balancer.analyse.demand import Demands, Floats, Mask, estimate, residence
+from virtpoise_balancer.analyse.host_limits import limit_of
 from virtpoise_balancer.analyse.prediction import corrections, own_cores
 from virtpoise_balancer.analyse.triggers import ahead, overloads
 from virtpoise_balancer.analyse.windows import newest
@@ -43,6 +44,8 @@ from virtpoise_balancer.plan.stocks import Stock, free
 
 # The rows of resources x hosts, and the columns of domains x resources.
 CPU, MEMORY, RX, TX = Resource.CPU.row, Resource.MEMORY.row, Resource.RX.row, Resource.TX.row
+# What is worth a migration on any host, in its cores: on a large one a small share of its CPUs is much.
+_WORTHWHILE_CORES = 0.1
 # Where a host has the samples of each resource but the CPU.
 _WINDOWS = {Resource.MEMORY: "memory_ratios", Resource.RX: "rx_ratio_window", Resource.TX: "tx_ratio_window"}
 
@@ -101,8 +104,13 @@ class Group:
         # The share of the host that one of the group's units takes (resources x hosts); above 0. Where a host's use of
         # an uplink is unknown it is 0: traffic adds nothing to what is unknown.
         self.per_unit: Floats = 1 / np.array([there[resource] for resource in Resource], dtype=np.float64)
-        # The threshold, which the use of a destination must stay below (resources x 1).
-        self.limit: Floats = np.array([[policy.trigger(resource).threshold] for resource in Resource])
+        # What the use of a destination must stay below: mostly its threshold (resources x hosts). Above 0.
+        self.limit: Floats = np.repeat(
+            np.array([[policy.trigger(resource).threshold] for resource in Resource]), len(self.hosts), axis=1
+        )
+        if policy.hosts:
+            limits = [[limit_of(host, resource, policy) for host in self.hosts] for resource in Resource]
+            self.limit = np.array(limits).reshape(self.limit.shape)
         # ``level``: the CPU load over the last N samples (hosts), 0 for unknown hosts. ``use``: the share in use, at
         # the upper end (resources x hosts), infinite for unknown hosts. Where a host's use of an uplink is unknown it
         # is 0, before the plan and after: never a problem, a limit or the scarcest resource.
@@ -125,6 +133,14 @@ class Group:
             return None
         left = one.failed_at + self.policy.backoff.seconds(one.failures) - self.snapshot.time
         return {"failures": one.failures, "seconds_left": round(left, 3), "why": one.why} if left > 0 else None
+
+    def least_gain(self, number: int, ratio: float | None = None) -> float:
+        """The share of the host's CPUs that a move must take off it at least: ``ratio``, by default the policy's.
+
+        At most what is worth a migration on any host.
+        """
+        wanted = self.policy.least_gain_ratio if ratio is None else ratio
+        return min(wanted, _WORTHWHILE_CORES / self.hosts[number].cpus)
 
     def domains_on(self, number: int) -> list[Domain]:
         """All domains of a host, in any state and any order."""
@@ -215,6 +231,30 @@ class Group:
             # Most hosts are active and known, which is all that it takes.
             if not (known and host.state is HostState.ACTIVE) and (refusal := no_destination(host))
         ]
+
+    @property
+    def takers(self) -> Mask:
+        """The hosts that may take something (hosts): those whose state allows it, and that are not overloaded
+        themselves. A mask that can be changed.
+        """
+        found = np.ones(len(self.hosts), dtype=np.bool_)
+        found[[self.index[str(refusal.host)] for refusal in self.closed]] = False
+        found[[self.index[overload.host] for overload in self.overloads]] = False
+        return found
+
+    @cached_property
+    def domain_of(self) -> Mapping[str, Domain]:
+        """The domains by uuid."""
+        return {domain.uuid: domain for domain in self.snapshot.domains}
+
+    @cached_property
+    def members(self) -> Mapping[int, Mapping[int, int]]:
+        """By number of a bond and zone, how many of the bond's domains are there."""
+        domain_of, index = self.domain_of, self.index
+        return {
+            number: Counter(sorted(bond.zones[index[domain_of[uuid].host]] for uuid in bond.members))
+            for number, bond in enumerate(self.rules.bonds)
+        }
 
     @cached_property
     def concerned(self) -> Mapping[str, str]:

@@ -65,18 +65,13 @@ def predict_moves(group: Group, moves: Sequence[tuple[int, int, int]]) -> list[P
     ]
 
 
-def free_share(group: Group, use: Prediction) -> float:
-    """The free share of the scarcest resource below its threshold, by the upper ends of the prediction; negative:
+def free_share(group: Group, host: int, use: Prediction) -> float:
+    """The free share of the host's scarcest resource below its limit, by the upper ends of the prediction; negative:
     exceeded.
     """
-    policy = group.policy
-    ends = (
-        (use.cpu_ratio_upper, policy.cpu.threshold),
-        (use.memory_ratio_upper, policy.memory.threshold),
-        (use.rx_ratio_upper, policy.network.threshold),
-        (use.tx_ratio_upper, policy.network.threshold),
-    )
-    return min((threshold - share) / threshold for share, threshold in ends if share is not None)
+    limits: list[float] = group.limit[:, host].tolist()
+    ends = ((use.upper(resource), limits[resource.row]) for resource in Resource)
+    return min((limit - share) / limit for share, limit in ends if share is not None)
 
 
 class _Uses:

@@ -1,56 +1,75 @@
-"""Hard rules that are broken as things are: named always, repaired only where the policy says so."""
+"""Rules that are broken as things are: named always, repaired only where the policy says so."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from virtpoise_balancer.model import Attempt, Domain, DomainState, Problem, Reason, Refusal
-from virtpoise_balancer.plan.default.candidates import Candidate, movable
+from virtpoise_balancer.plan.default.candidates import Candidate, candidate_of, held
 from virtpoise_balancer.plan.default.group import Group
+from virtpoise_balancer.plan.default.search import Budget, Search
+from virtpoise_balancer.plan.default.soft_rules import broken_more, placed
 from virtpoise_balancer.plan.default.trial import Step, Trial
+
+# The budget for making room for one domain, in checks of a candidate on a host; and for all of a plan.
+_CHECKS = 5_000
+# The most hosts that are looked at for it because the rules of the domain allow few.
+_MOST_FULL = 16
+_MOST_CHECKS = 30_000
 
 
 @dataclass(frozen=True, slots=True)
 class BrokenRule:
-    """A hard rule that is broken.
+    """A rule that is broken.
 
-    ``domains``: those that must move. ``anchor``: the only host that keeps the rule, for affinity.
+    ``domains``: those that must move. ``instead``: others of the rule, of which any may do as well. ``anchor``: the
+    host that keeps the rule, for affinity; ``anchors``: others that would, if all moved there.
     """
 
     rule: str
     kind: str
+    hard: bool
     domains: tuple[Domain, ...]
+    instead: tuple[Domain, ...] = ()
     anchor: int | None = None
+    anchors: tuple[int, ...] = ()
+
+    def at(self, anchor: int, trial: Trial) -> BrokenRule:
+        """The same with another host that keeps it."""
+        every = (*self.domains, *self.instead)
+        return replace(self, domains=tuple(one for one in every if trial.host_of(one) != anchor), anchor=anchor)
 
 
-def broken_rules(trial: Trial) -> list[BrokenRule]:
-    """The hard rules that are broken after the steps so far. Domains between two hosts are left out."""
+def broken_rules(trial: Trial, *, hard: bool = True) -> list[BrokenRule]:
+    """The hard rules, or the soft ones, that are broken after the steps so far. Domains between two hosts are left out,
+    and so are preferences.
+    """
     rules = trial.group.rules
     if not rules.ties_of and not rules.bonds:
         return []
-    bound = {
-        domain.uuid: domain
-        for domain in trial.group.snapshot.domains
-        if (domain.uuid in rules.ties_of or domain.uuid in rules.bonds_of)
-        and domain.state is not DomainState.SHUTOFF
-        and domain.migrating_to is None
-    }
     found: list[BrokenRule] = []
-    for uuid in sorted(rules.ties_of, key=lambda uuid: (bound[uuid].name if uuid in bound else "", uuid)):
-        if uuid in bound:
-            tie = rules.broken_tie(uuid, trial.host_of(bound[uuid]))
-            if tie:
-                found.append(BrokenRule(tie.name, tie.kind.name, (bound[uuid],)))
-    for bond in rules.bonds:
-        if not bond.hard:
+    tied = (trial.group.domain_of[uuid] for uuid in rules.ties_of)
+    for domain in sorted(tied, key=lambda one: (one.name, one.uuid)):
+        if domain.state is DomainState.SHUTOFF or domain.migrating_to is not None:
             continue
-        at: dict[int, list[Domain]] = {}
-        for domain in sorted((bound[u] for u in bond.members if u in bound), key=lambda d: (d.memory_bytes, d.name)):
-            at.setdefault(bond.zones[trial.host_of(domain)], []).append(domain)
-        found += [BrokenRule(bond.name, bond.kind.name, one.domains, one.anchor) for one in bond.kind.violated(at)]
+        tie = rules.broken_tie(domain.uuid, trial.host_of(domain), hard=hard)
+        if tie:
+            found.append(BrokenRule(tie.name, tie.kind.name, hard, (domain,)))
+    for bond in rules.bonds:
+        if bond.hard is not hard:
+            continue
+        at = placed(bond, trial)
+        for one in bond.kind.violated(at):
+            stray = {domain.uuid for domain in one.domains}
+            zones = [
+                there for there in at.values() if one.anchor is not None or not stray.isdisjoint(d.uuid for d in there)
+            ]
+            instead = tuple(domain for there in zones for domain in there if domain.uuid not in stray)
+            others = tuple(zone for zone in sorted(at) if zone != one.anchor) if one.anchor is not None else ()
+            found.append(BrokenRule(bond.name, bond.kind.name, hard, one.domains, instead, one.anchor, others))
     return found
 
 
@@ -62,7 +81,7 @@ def rule_refusals(trial: Trial, found: Sequence[BrokenRule]) -> list[Refusal]:
             domain=domain.name,
             uuid=domain.uuid,
             host=hosts[trial.host_of(domain)].name,
-            reason=Reason.RULE_BROKEN,
+            reason=Reason.RULE_BROKEN if one.hard else Reason.SOFT_RULE_BROKEN,
             detail={"rule": one.rule, "kind": one.kind},
         )
         for one in found
@@ -83,41 +102,108 @@ def contradictions(group: Group) -> list[Refusal]:
     ]
 
 
-def repair(trial: Trial, found: Sequence[BrokenRule]) -> list[Attempt]:
-    """Move domains so that broken rules are kept again; one attempt for each rule for which anything is moved.
+def repair(trial: Trial, *, hard: bool = True) -> tuple[Trial, list[Attempt]]:
+    """A trial on which domains are moved so that broken rules are kept again; and one attempt for each rule for which
+    anything is moved.
 
-    A rule that cannot be repaired is no attempt, since it would be made again in every cycle. It stays named as broken.
+    What is in the way may be moved first. Each domain moves at most once. A rule that cannot be repaired is no attempt,
+    since it would be made again in every cycle. It stays named as broken.
     """
-    attempts = []
-    for one in found:
-        moved = [domain for domain in one.domains if _move(trial, domain, one)]
-        if moved:
-            solved = len(moved) == len(one.domains)
-            attempts.append(Attempt(host=moved[0].host, problem=Problem.RULE, solved=solved))
-    return attempts
+    moved: dict[str, Domain] = {}
+    checks = _MOST_CHECKS if hard else 0
+    progress = True
+    while progress:
+        progress = False
+        for one in broken_rules(trial, hard=hard):
+            budget = Budget(min(checks, _CHECKS))
+            before = len(trial.steps)
+            trial = _repaired(trial, one, budget)
+            checks -= min(checks, _CHECKS) - max(budget.checks, 0)
+            for step in trial.steps[before:]:
+                moved.setdefault(one.rule, step.candidate.domains[0])
+                progress = True
+                break
+    still = {one.rule for one in broken_rules(trial, hard=hard)} if moved else set()
+    return trial, [
+        Attempt(host=domain.host, problem=Problem.RULE, solved=rule not in still) for rule, domain in moved.items()
+    ]
 
 
-def _move(trial: Trial, domain: Domain, one: BrokenRule) -> bool:
+def _repaired(trial: Trial, one: BrokenRule, budget: Budget) -> Trial:
+    """The trial with what keeps the rule, or brings it nearer to that."""
+    if one.anchor is None:
+        return _with_moved(trial, one, budget)
+    ways = (_with_moved(trial, way, budget) for way in _ways(trial, one))
+    complete = next((way for way in ways if _misplaced(way, one) == 0), None)
+    return complete or _with_moved(trial, one, budget)
+
+
+def _ways(trial: Trial, one: BrokenRule) -> Iterator[BrokenRule]:
+    """The rule with each host that would keep it: where most of the memory is first."""
+    yield one
+    yield from (one.at(anchor, trial) for anchor in one.anchors)
+
+
+def _misplaced(trial: Trial, one: BrokenRule) -> int:
+    """How many hosts more than one have domains of an affinity rule."""
+    return len({trial.host_of(domain) for domain in (*one.domains, *one.instead)}) - 1
+
+
+def _with_moved(trial: Trial, one: BrokenRule, budget: Budget) -> Trial:
+    """The trial with as many domains moved as must be: those that the rule names first, then others of it."""
+    wanted = len(one.domains)
+    tries = [*one.domains, *(one.instead if one.anchor is None else ())]
+    candidates = [candidate for domain in tries if (candidate := _candidate(trial, domain)) is not None]
+    # Where it is all the same to the rule, one goes that breaks no other.
+    candidates.sort(key=lambda candidate: max(candidate.breaks, 0.0))
+    for candidate in candidates:
+        if wanted <= 0:
+            break
+        if any(domain.uuid in trial.moved for domain in candidate.domains):
+            continue  # with another of its bundle
+        after = _placed(trial, candidate, one, budget)
+        if after is not None:
+            trial, wanted = after, wanted - sum(domain in tries for domain in candidate.domains)
+    return trial
+
+
+def _placed(trial: Trial, candidate: Candidate, one: BrokenRule, budget: Budget) -> Trial | None:
+    """The trial with the candidate where the rule is kept, and with what must leave first; None: there is no place."""
     group = trial.group
-    number = group.index[domain.host]
-    if domain.uuid in trial.moved or not group.hosts[number].known or domain.host in group.concerned:
-        return False
-    candidate = _candidate_with(trial, number, domain)
-    if candidate is None:
-        return False
     among = None
     if one.anchor is not None:
         among = np.zeros(len(group.hosts), dtype=np.bool_)
         among[one.anchor] = True
     destination = trial.best(candidate, among)
-    if destination is None:
-        return False
-    trial.apply(Step(candidate, destination, f"keeps the rule {one.rule}", Problem.RULE))
-    return True
+    why = f"keeps the rule {one.rule}"
+    if destination is not None:
+        after = trial.copy()
+        after.apply(Step(candidate, destination, why, Problem.RULE))
+        return after if one.hard or broken_more(trial, after, after.steps[len(trial.steps) :]) < 0 else None
+    if not one.hard:
+        return None
+    wanted = among if among is not None else candidate.allowed
+    full = [] if wanted is None else np.flatnonzero(wanted & trial.open).tolist()
+    steps = Search(trial, (), budget, full[:_MOST_FULL]).place(candidate, one.anchor)
+    if steps is None:
+        return None
+    after = trial.copy()
+    for step in steps:
+        ours = step.candidate is candidate
+        after.apply(replace(step, why=why if ours else f"makes room for {candidate.name}", problem=Problem.RULE))
+    return after
 
 
-def _candidate_with(trial: Trial, number: int, domain: Domain) -> Candidate | None:
-    candidates = movable(trial.group, number, least_gain=False).candidates
-    return next(
-        (candidate for candidate in candidates if any(one.uuid == domain.uuid for one in candidate.domains)), None
-    )
+def _candidate(trial: Trial, domain: Domain) -> Candidate | None:
+    """What moves with the domain, or None where it cannot."""
+    group = trial.group
+    number = group.index[domain.host]
+    if domain.uuid in trial.moved or not group.hosts[number].known or domain.host in group.concerned:
+        return None
+    bundle = group.rules.bundle_of(domain.uuid)
+    here = [one for one in group.domains_on(number) if one.uuid in bundle] if len(bundle) > 1 else [domain]
+    if any(one.state is not DomainState.RUNNING or held(one, group, rested=True) for one in here):
+        return None
+    residents = group.residents(number)
+    uuids = {one.uuid for one in here}
+    return candidate_of(group, residents, [row for row, one in enumerate(residents.running) if one.uuid in uuids])

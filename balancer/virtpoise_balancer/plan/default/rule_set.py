@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virtpoise_balancer.model import Domain, DomainState, Host, Rule
-from virtpoise_balancer.rules import KINDS, GroupKind, HoldKind, HostKind, of_shape
+from virtpoise_balancer.rules import GroupKind, HoldKind, HostKind, kind_of, of_shape
 from virtpoise_balancer.rules.glob import UUID, WILDCARDS, glob
 from virtpoise_balancer.rules.host_patterns import host_pattern
 
@@ -43,6 +43,7 @@ class Bond:
     """A rule about several domains (by uuid). Hosts of one ``zone`` count as one for it.
 
     ``zones``: by host, the first of its zone. ``over``: the label that makes zones; None: each host is one by itself.
+    ``crowded``: it has more domains than its zones may hold.
     """
 
     name: str
@@ -51,6 +52,14 @@ class Bond:
     members: frozenset[str]
     zones: Sequence[int]
     over: str | None = None
+    crowded: bool = False
+
+    def takes(self, there: int, arriving: int, here: int) -> bool:
+        """Whether a zone with ``there`` of the domains may take ``arriving`` more of the ``here`` in their own.
+
+        Where there are more than the zones may hold, it may as well if that evens them out.
+        """
+        return self.kind.allows(there, arriving) or (self.crowded and there + arriving < here)
 
     def there(self, members: Mapping[int, int], host: int, source: int, arriving: int) -> int:
         """How many others are in the zone of another host than ``source``, from which ``arriving`` come.
@@ -85,7 +94,8 @@ class Tie:
 class RuleSet:
     """The rules as they apply to the domains of a group.
 
-    ``bonds`` and ``ties`` by domain. ``held``: the rule that keeps a domain where it is, by uuid. ``conflicts``: how
+    ``bonds`` and ``ties`` by domain. ``held``: the rule that keeps a domain where it is, by uuid. ``last``:
+    the one that has it moved only where nothing else helps. ``conflicts``: how
     the hard rules of a domain contradict each other, by uuid. ``crowded``: likewise where a rule has more domains than
     fit on the hosts; each may go where it allows.
     """
@@ -96,6 +106,7 @@ class RuleSet:
     bonds_of: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ties_of: Mapping[str, tuple[Tie, ...]] = field(default_factory=dict)
     held: Mapping[str, tuple[HoldKind, str]] = field(default_factory=dict)
+    last: Mapping[str, tuple[HoldKind, str]] = field(default_factory=dict)
     conflicts: Mapping[str, str] = field(default_factory=dict)
     crowded: Mapping[str, str] = field(default_factory=dict)
     _kept: dict[tuple[str, tuple[str, ...]], NDArray[np.bool_]] = field(default_factory=dict)
@@ -129,10 +140,12 @@ class RuleSet:
                 mask = self.kept(tie) if mask is None else mask & self.kept(tie)
         return mask
 
-    def broken_tie(self, uuid: str, host: int) -> Tie | None:
-        """The first hard rule about hosts that the domain breaks on the host."""
-        ties = self.ties_of.get(uuid, ())
-        return next((tie for tie in ties if tie.binding and not self.kept(tie)[host]), None)
+    def broken_tie(self, uuid: str, host: int, *, hard: bool = True) -> Tie | None:
+        """The first hard rule about hosts, or the first soft one that is no preference, which the domain breaks on the
+        host.
+        """
+        ties = (tie for tie in self.ties_of.get(uuid, ()) if tie.kind.binding and tie.hard is hard)
+        return next((tie for tie in ties if not self.kept(tie)[host]), None)
 
     def bonds_among(self, domains: Sequence[Domain]) -> dict[int, int]:
         """The numbers of the bonds of these domains, each with how many of them it has."""
@@ -169,9 +182,10 @@ def gather(
     members: dict[_Key, set[str]] = defaultdict(set)
     ties: dict[str, list[Tie]] = defaultdict(list)
     held: dict[str, tuple[HoldKind, str]] = {}
+    last: dict[str, tuple[HoldKind, str]] = {}
 
     def apply(rule: Rule, uuid: str) -> None:
-        kind = KINDS[rule.kind]
+        kind = kind_of(rule)
         if isinstance(kind, GroupKind):
             members[rule.name, kind, rule.hard].add(uuid)
             if rule.over is not None:
@@ -179,7 +193,7 @@ def gather(
         elif isinstance(kind, HostKind):
             ties[uuid].append(Tie(rule.name, kind, rule.hard, rule.hosts))
         elif isinstance(kind, HoldKind):
-            held[uuid] = (kind, rule.name)
+            (held if kind.binding else last)[uuid] = (kind, rule.name)
 
     by_name: dict[str, list[Rule]] = defaultdict(list)
     by_pattern: list[tuple[Callable[[str], bool], Rule]] = []
@@ -209,7 +223,7 @@ def gather(
                 ties[domain.uuid] += _asked(domain, groups, members, host_of, labels_of)
                 for kind in holding:
                     if kind.asks(domain.placement):
-                        held[domain.uuid] = (kind, "metadata")
+                        (held if kind.binding else last)[domain.uuid] = (kind, "metadata")
     zones = {over: _zones(over, hosts) for over in overs.values()}
     bonds = tuple(
         Bond(*key, frozenset(uuids), zones[over] if (over := overs.get(key)) else range(len(hosts)), over)
@@ -227,9 +241,12 @@ def gather(
         {uuid: tuple(numbers) for uuid, numbers in bonds_of.items()},
         {uuid: tuple(dict.fromkeys(several)) for uuid, several in ties.items() if several},
         held,
+        last,
     )
     found.conflicts = _conflicts(found)
-    found.crowded = _crowded(found)
+    crowded = _crowded(found)
+    found.bonds = tuple(replace(bond, crowded=number in crowded) for number, bond in enumerate(found.bonds))
+    found.crowded = {uuid: why for number, why in reversed(crowded.items()) for uuid in sorted(bonds[number].members)}
     return found
 
 
@@ -266,10 +283,11 @@ def _asked(
         for name in group_kind.asked(asked) if group_kind.for_one else ():
             if (rule := groups.get((name, group_kind.name))) is None:
                 continue
-            others = members.get((name, group_kind, rule.hard), set()) - {domain.uuid}
+            kind_there = group_kind if rule.most is None else group_kind.at_most(rule.most)
+            others = members.get((name, kind_there, rule.hard), set()) - {domain.uuid}
             there = Counter(_zone(host_of[one], rule.over, labels_of) for one in others)
             full = [
-                zone for zone, count in sorted(there.items()) if group_kind.attracts or not group_kind.allows(count)
+                zone for zone, count in sorted(there.items()) if group_kind.attracts or not kind_there.allows(count)
             ]
             at = [pattern for zone in full for pattern in _patterns(zone, rule.over, labels_of)]
             if at and group_kind.for_one:
@@ -336,10 +354,10 @@ def _conflicts(rules: RuleSet) -> dict[str, str]:
     return conflicts
 
 
-def _crowded(rules: RuleSet) -> dict[str, str]:
-    """By uuid of a domain whose rule has more domains than its hosts can hold: why."""
-    crowded: dict[str, str] = {}
-    for bond in rules.bonds:
+def _crowded(rules: RuleSet) -> dict[int, str]:
+    """By number of a bond that has more domains than its hosts can hold: why."""
+    crowded: dict[int, str] = {}
+    for number, bond in enumerate(rules.bonds):
         size = len(bond.members)
         if not bond.hard or bond.kind.most(size) == size:
             continue
@@ -351,7 +369,7 @@ def _crowded(rules: RuleSet) -> dict[str, str]:
             why = bond.kind.crowded(bond.name, size, places)
             if bond.over is not None:
                 why += f", counted by their label {bond.over}"
-            crowded |= dict.fromkeys(sorted(bond.members - crowded.keys()), why)
+            crowded[number] = why
     return crowded
 
 

@@ -13,7 +13,8 @@ The algorithm
     6.     Place its candidates, the largest first, by depth-first search: each on every host that takes it, the
            emptiest first; where it does not fit and ejections are left, after one domain of that host was placed
            elsewhere.
-    7.     When all are placed, let Trial replay the sequence by the whole prediction. If legal, it is the best so far.
+    7.     When all are placed, let Trial replay the sequence by the whole prediction. If legal, and no heavier with the
+           soft rules that it breaks, it is the best so far.
     8.   If anything was found, it is the result: no smaller total has a solution.
 
 A depth-first search with one ejection, for candidates B and C (numbers: the order of the attempts)::
@@ -29,8 +30,8 @@ A depth-first search with one ejection, for candidates B and C (numbers: the ord
 Invariants
     - Each step is legal when it is made, by what adds up and by hard rules. So every prefix of a sequence is legal.
     - Where a call of ``_place`` returns, the state is as it was when it was called.
-    - The best so far only gets lighter. Without ejections all sequences of a combination weigh the same, so the first
-      ends the search.
+    - The best so far only gets lighter. Without ejections no sequence of a combination weighs less than the
+      combination, so the first that weighs no more ends the search.
 
 Bounds: a budget of checks (one candidate on one host each), never time, so that the result does not depend on the
 machine. Once it is spent, the best so far stands, or nothing.
@@ -42,10 +43,11 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from math import isinf, prod
+from math import inf, isinf, prod
 
 from virtpoise_balancer.plan.default.candidates import Candidate
 from virtpoise_balancer.plan.default.search_state import SearchState
+from virtpoise_balancer.plan.default.soft_rules import broken_beyond_penalties
 from virtpoise_balancer.plan.default.source import Option, Source
 from virtpoise_balancer.plan.default.trial import Step, Trial
 
@@ -89,12 +91,12 @@ class Found:
 class _Best:
     """The best legal placement so far of one combination of options.
 
-    ``bound``: what a placement must weigh less than. ``first``: the first one found cannot be beaten. ``weight`` None:
-    none was found.
+    ``bound``: what a placement must weigh less than. ``least``: one that weighs no more cannot be beaten. ``weight``
+    None: none was found.
     """
 
     bound: float
-    first: bool
+    least: float
     steps: list[Step] = field(default_factory=list)
     weight: float | None = None
 
@@ -102,8 +104,8 @@ class _Best:
 class Search:
     """One search; see the module for the algorithm."""
 
-    def __init__(self, trial: Trial, sources: Sequence[Source], budget: Budget) -> None:
-        """Prepare a search. ``trial``: with everything placed that is not searched."""
+    def __init__(self, trial: Trial, sources: Sequence[Source], budget: Budget, also: Sequence[int] = ()) -> None:
+        """Prepare a search. ``trial``: with everything placed that is not searched. ``also``: further destinations."""
         # The group before the search; has the last word on each sequence. Never changed here.
         self.trial = trial
         # The hosts with a problem that must all be solved.
@@ -111,7 +113,7 @@ class Search:
         # Shared by all searches for one plan.
         self.budget = budget
         # The hosts after the steps that are being tried.
-        self.state = SearchState(trial, sources)
+        self.state = SearchState(trial, sources, also)
 
     def run(self, moves: int | None, weight: float) -> Found | None:
         """The best sequence that solves all sources, or None.
@@ -131,6 +133,20 @@ class Search:
                 return best
             if self.budget.checks < 0:
                 return None
+        return None
+
+    def place(self, candidate: Candidate, only: int | None = None) -> list[Step] | None:
+        """The lightest steps that place one candidate, the fewest first, with those that make room for it; or None.
+
+        ``only``: the host where it is to go; it is one of those that are searched, or nothing is found.
+        """
+        if only is not None and only not in self.state.use:
+            return None
+        for ejections in range(1, _MOST_EJECTIONS + 1):
+            best = _Best(inf, least=-inf)
+            self._place([(candidate, only)], ejections, candidate.weight, best)
+            if best.weight is not None:
+                return best.steps
         return None
 
     def _by_moves(self, source: Source) -> dict[int, list[Option]]:
@@ -160,19 +176,17 @@ class Search:
                 if self.budget.spent() or not self.state.room_for(chosen):
                     continue
                 candidates = [candidate for option in chosen for candidate in option.candidates]
-                placed = _Best(bound, first=not ejections)
+                placed = _Best(bound, least=-inf if ejections else weight)
                 pending: Pending = [(candidate, None) for candidate in self._largest_first(candidates)]
                 self._place(pending, ejections, weight, placed)
                 if placed.weight is not None:
                     bound = placed.weight
                     best = Found(total, bound, placed.steps)
-                    if not ejections:
-                        break
         return best
 
     def _largest_first(self, candidates: list[Candidate]) -> list[Candidate]:
         """The candidates by the largest share of any resource that each takes of an average host, falling."""
-        limit = self.trial.group.limit[:, 0]
+        limit = self.trial.group.limit.min(axis=1)
         unit = self.trial.group.per_unit.mean(axis=1)
         return sorted(candidates, key=lambda candidate: -float((candidate.arrival * unit / limit).max()))
 
@@ -190,9 +204,13 @@ class Search:
 
     def _keep_if_legal(self, weight: float, best: _Best) -> None:
         if weight < best.bound:
-            self.budget.checks -= _REPLAY_CHECKS * len(self.state.steps)
-            if self.trial.replayed(self.state.steps) is not None:
-                best.bound, best.weight, best.steps = weight, weight, list(self.state.steps)
+            steps = self.state.steps
+            self.budget.checks -= _REPLAY_CHECKS * len(steps)
+            replayed = self.trial.replayed(steps)
+            if replayed is not None:
+                weight += broken_beyond_penalties(self.trial, replayed, steps)
+                if weight < best.bound:
+                    best.bound, best.weight, best.steps = weight, weight, list(steps)
 
     def _place_where_it_fits(self, pending: Pending, ejections: int, weight: float, best: _Best) -> list[int] | None:
         """Try the first pending candidate on each host that takes it, each time with the rest of the candidates.
@@ -223,7 +241,7 @@ class Search:
             state.put(candidate, host)
             self._place(rest, ejections, weight, best)
             state.take_back()
-            if best.first and best.weight is not None:
+            if best.bound <= best.least:
                 return None
         return tight
 

@@ -28,10 +28,11 @@ class SearchState:
     resource stand in the order of ``Resource``.
     """
 
-    def __init__(self, trial: Trial, sources: Sequence[Source]) -> None:
+    def __init__(self, trial: Trial, sources: Sequence[Source], also: Sequence[int] = ()) -> None:
         """Copy the few hosts of a search.
 
-        ``trial``: with everything placed that is not searched. ``sources``: what is searched.
+        ``trial``: with everything placed that is not searched. ``sources``: what is searched. ``also``:
+        destinations besides those with the most room.
         """
         group = trial.group
         room = ((trial.limit - trial.use) / trial.limit).min(axis=0)
@@ -41,7 +42,8 @@ class SearchState:
         self.trial = trial
         # Numbers of the possible destinations, by name. A source is one as well: once relieved, it may take something
         # (a swap).
-        self.hosts: list[int] = sorted(sorted(hosts, key=lambda host: (-room[host], host))[:_MOST_HOSTS] + relieved)
+        roomiest = sorted(hosts, key=lambda host: (-room[host], host))[:_MOST_HOSTS]
+        self.hosts: list[int] = sorted({*roomiest, *relieved, *also})
         # By host, for each resource the share that its use must stay below. Never changed.
         self.limit: dict[int, list[float]] = {host: trial.limit[:, host].tolist() for host in self.hosts}
         # By host, for each resource the share in use after the steps, at the upper end. Not cut at 0, so that a step
@@ -191,7 +193,12 @@ class SearchState:
                 return False
         for number, count in hard_bonds.items():
             bond = group.rules.bonds[number]
-            if not bond.kind.allows(bond.there(self.members[number], host, candidate.source, count), count):
+            members = self.members[number]
+            there, here = (
+                bond.there(members, host, candidate.source, count),
+                members.get(bond.zones[candidate.source], 0),
+            )
+            if not bond.takes(there, count, here):
                 return False
         return True
 

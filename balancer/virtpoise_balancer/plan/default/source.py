@@ -11,6 +11,7 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
+from virtpoise_balancer.analyse.calibration import FALLBACK
 from virtpoise_balancer.analyse.demand import Floats, Mask
 from virtpoise_balancer.model import Problem, Reason, Refusal, Resource, Role
 from virtpoise_balancer.plan.default.candidates import Candidate, movable
@@ -103,7 +104,11 @@ class Source:
 
         None if there are none.
         """
-        if not any(refusal.reason in (Reason.RESTING, Reason.NOT_CONVERGING) for refusal in self.refusals):
+        last = self.group.rules.last
+        if not any(
+            refusal.reason in (Reason.RESTING, Reason.NOT_CONVERGING) or refusal.uuid in last
+            for refusal in self.refusals
+        ):
             return None
         return replace(self, worthwhile=False, rested=False)
 
@@ -147,6 +152,21 @@ class Source:
         """
         load = self.residents.load(present)
         return np.minimum(load.ratio + self.above * load.spread, 1.0)
+
+    def decided_by_errors(self, moved: Set[str]) -> float:
+        """By how much earlier errors raise the upper end of its CPU load; 0 where without them no fewer of the domains
+        with these uuids would go.
+        """
+        goal = self.goals.get(Resource.CPU)
+        if goal is None or self.above <= FALLBACK:
+            return 0.0
+        gone = [one for one in self.candidates if any(domain.uuid in moved for domain in one.domains)]
+        present = np.repeat(self.left(moved), len(gone), axis=0)
+        for case, candidate in enumerate(gone):
+            present[case, list(candidate.rows)] = True
+        load = self.residents.load(present)
+        enough = load.ratio + FALLBACK * load.spread <= goal + _CLOSE
+        return float(((self.above - FALLBACK) * load.spread[enough]).max(initial=0.0))
 
     def missing(self, present: Mask) -> Floats:
         """How far the host is above its goals, as shares added up over resources (cases).
@@ -278,20 +298,24 @@ class Source:
         solving = np.flatnonzero(self._reached(shares))
         if not len(solving):
             return none
-        weights = np.array([candidate.weight for candidate in self.candidates])
+        costs = np.array([candidate.cost for candidate in self.candidates], dtype=np.float64)
+        penalties = np.array([candidate.penalty for candidate in self.candidates])
+        heals = np.array([min(candidate.breaks, 0.0) for candidate in self.candidates])
         moves = np.array([candidate.moves for candidate in self.candidates])
         index = sets[solving]
-        # Of equals the one that leaves the busier of both ends lowest: neither an emptied source nor a filled
-        # destination.
+        # Of equals the one after which most soft rules are kept that were broken; then the one that leaves the busier
+        # of both ends lowest: neither an emptied source nor a filled destination.
         resource = next(iter(self.goals))
         taken = np.array([candidate.most(resource.row) for candidate in self.candidates])
         taken *= self.group.per_unit[resource.row, self.number]
         there = self.group.least_use[resource.row] + taken[index].max(axis=1)
         busier = np.maximum(shares[resource][solving], there)
-        weight, count_of = weights[index].sum(axis=1), moves[index].sum(axis=1)
-        least = np.min(weight, where=count_of == count_of.min(), initial=np.inf)
-        priced = np.where(weight <= least * _AS_CHEAP, least, weight)
-        order = np.lexsort((busier.round(9), priced.round(), count_of))
+        cost, penalty, count_of = costs[index].sum(axis=1), penalties[index].sum(axis=1), moves[index].sum(axis=1)
+        fewest = count_of == count_of.min()
+        fewest &= penalty == penalty.min(where=fewest, initial=np.inf)
+        least = np.min(cost, where=fewest, initial=np.inf)
+        priced = np.where(cost <= least * _AS_CHEAP, least, cost)
+        order = np.lexsort((busier.round(9), heals[index].sum(axis=1), priced.round(), penalty, count_of))
         return index[order[:_MOST_OPTIONS]]
 
     def _worth_combining(self, count: int) -> NDArray[np.intp]:

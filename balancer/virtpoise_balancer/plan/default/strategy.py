@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from virtpoise_balancer.analyse.demand import Mask
+from virtpoise_balancer.analyse.host_limits import trigger_of
 from virtpoise_balancer.model import (
     Attempt,
     DomainState,
@@ -27,6 +28,7 @@ from virtpoise_balancer.model import (
 )
 from virtpoise_balancer.plan.default.assign import relieve, relieve_partly
 from virtpoise_balancer.plan.default.balance import balance
+from virtpoise_balancer.plan.default.bounds import bounded, left_out_refusals, moves_left
 from virtpoise_balancer.plan.default.candidates import resting, transfer_bytes
 from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.predict_moves import free_share, predict_moves
@@ -66,7 +68,7 @@ def _plan(group: Group, left_out: Mask) -> Plan:
     sources = sources_of(group, problems.attempt, found)
     prospects = Prospects(group)
     sources, passing = _lasting(prospects, sources)
-    closed = closed_hosts(group, found) | left_out
+    closed = ~group.takers | left_out
     while True:
         trial, solved = _solve(Trial(group, sources, closed), sources)
         weighed = prospects.weighed(solved, trial.steps)
@@ -76,30 +78,45 @@ def _plan(group: Group, left_out: Mask) -> Plan:
         passing += [_passing(group, number, worth) for number, worth in poor.items()]
         sources = [source for source in sources if source.number not in poor]
     sources = solved
+    most = moves_left(group)
+    trial, cut = bounded(trial, sources, closed, most)
     ends = residues(sources, trial.moved)
     attempts = [
         Attempt(host=source.residents.host.name, problem=source.problem, solved=residue.solved)
         for source, residue in zip(sources, ends, strict=True)
     ]
     refusals = [*problems.held, *passing]
+    waiting = {domain.uuid for step in cut for domain in step.candidate.domains}
     for source, residue in zip(sources, ends, strict=True):
-        refusals += _stayed(source, trial, residue)
-    if policy.repair_rules:
-        attempts += repair(trial, broken_rules(trial))
+        refusals += [one for one in _stayed(source, trial, residue) if one.uuid not in waiting]
+    begun = len(trial.steps)
+    improved: list[Attempt] = []
+    uneven = None
+    for hard, wanted in ((True, policy.repair_rules), (False, policy.repair_soft_rules)):
+        if wanted:
+            trial, repaired = repair(trial, hard=hard)
+            improved += repaired
     if policy.imbalance is not None and not problems.attempt and not group.under_way:
-        attempts += balance(trial, policy.imbalance)
+        evened, uneven = balance(trial, policy.imbalance)
+        improved += evened
+    trial, too_many = bounded(trial, sources, closed, most)
+    if too_many:
+        improved = [replace(one, solved=False) for one in improved if len(trial.steps) > begun]
+    attempts += improved
+    if most is not None:
+        refusals += left_out_refusals(group, [*cut, *too_many], most)
     if attempts:
         refusals += group.closed
     named = {(one.domain, one.host) for one in refusals if one.reason is Reason.RULE_CONFLICT}
     refusals += [one for one in contradictions(group) if (one.domain, one.host) not in named]
     broken = broken_rules(trial)
-    refusals += rule_refusals(trial, broken)
+    refusals += rule_refusals(trial, [*broken, *broken_rules(trial, hard=False)])
     unrepaired = [one.rule for one in broken] if policy.repair_rules else []
     moves = _moves(trial, {source.number: source for source in sources}, weighed)
     return Plan(
         strategy="default",
         solved=not problems.stand and not passing and not unrepaired and all(attempt.solved for attempt in attempts),
-        summary=summarise(policy, found, attempts, moves, (*problems.held, *passing), unrepaired, refusals),
+        summary=summarise(policy, found, attempts, moves, (*problems.held, *passing), unrepaired, refusals, uneven),
         overloaded=found,
         attempts=tuple(attempts),
         moves=tuple(moves),
@@ -127,14 +144,6 @@ def _passing(group: Group, number: int, worth: Worth) -> Refusal:
     return Refusal(host=group.hosts[number].name, reason=Reason.NOT_WORTH, detail=detail)
 
 
-def closed_hosts(group: Group, found: Sequence[Overload]) -> Mask:
-    """The hosts that take nothing: those whose state forbids it, and those that are overloaded themselves."""
-    closed = np.zeros(len(group.hosts), dtype=np.bool_)
-    closed[[group.index[str(refusal.host)] for refusal in group.closed]] = True
-    closed[[group.index[overload.host] for overload in found]] = True
-    return closed
-
-
 def sources_of(group: Group, attempt: Iterable[tuple[Host, Problem]], found: Sequence[Overload]) -> list[Source]:
     overloads_of: dict[str, list[Overload]] = defaultdict(list)
     for overload in found:
@@ -148,7 +157,7 @@ def _make_source(group: Group, number: int, problem: Problem, overloads_of_it: S
     goals: dict[Resource, float] = {}
     if problem is Problem.OVERLOAD:
         for overload in overloads_of_it:
-            goals[overload.resource] = group.policy.trigger(overload.resource).recovery_ratio
+            goals[overload.resource] = trigger_of(group.hosts[number], overload.resource, group.policy).recovery_ratio
         if Resource.CPU in goals:
             # A host on its way up is relieved of what is still to come as well, within reason.
             coming = float(group.ahead[number] - group.level[number])
@@ -206,7 +215,7 @@ def _stayed(source: Source, trial: Trial, residue: Residue) -> list[Refusal]:
             refusal = nowhere(trial, candidate)
             refusals += [replace(refusal, domain=domain.name, uuid=domain.uuid) for domain in candidate.domains]
         else:
-            least = source.group.policy.least_gain_ratio
+            least = source.group.least_gain(source.number)
             gains = {"gain_ratio": round(source.gain(candidate, trial.moved), 6), "least_gain_ratio": least}
             refusals += [
                 Refusal(domain=d.name, uuid=d.uuid, host=host.name, reason=Reason.LEAST_GAIN, detail=gains)
@@ -256,6 +265,7 @@ def _moves(trial: Trial, sources: Mapping[int, Source], weighed: Mapping[int, Wo
     order = sorted(range(len(singles)), key=numbers.__getitem__)
     predictions = predict_moves(group, [(ends[at][0], singles[at][1], ends[at][1]) for at in order])
     scores = _destination_scores(group, [ends[at] for at in order], predictions)
+    learned = {number: source.decided_by_errors(trial.moved) for number, source in sources.items()}
     moves = []
     for at, predicted, (before, after) in zip(order, predictions, scores, strict=True):
         (step, row), (source, destination), domain = singles[at], ends[at], domains[at]
@@ -270,7 +280,7 @@ def _moves(trial: Trial, sources: Mapping[int, Source], weighed: Mapping[int, Wo
                 destination=group.hosts[destination].name,
                 predicted=predicted,
                 wave=numbers[at],
-                why=f"{why}; {worth.text}" if worth else why,
+                why=why + _errors(learned.get(source, 0.0)) + (f"; {worth.text}" if worth else ""),
                 cost_bytes=int(transfer_bytes(domain, group.policy, speed)),
                 bundle=step.candidate.name if step.candidate.moves > 1 else None,
                 needs=tuple(domains[n].uuid for n in needed[at]),
@@ -301,9 +311,9 @@ def _destination_scores(
     scores = []
     for (source, destination), predicted in zip(ends, predictions, strict=True):
         if destination not in free:
-            free[destination] = float(group.room(group.use[:, [destination]])[0])
-        before, after = free[destination], free_share(group, predicted.destination)
-        free[source], free[destination] = free_share(group, predicted.source), after
+            free[destination] = float(((group.limit - group.use)[:, destination] / group.limit[:, destination]).min())
+        before, after = free[destination], free_share(group, destination, predicted.destination)
+        free[source], free[destination] = free_share(group, source, predicted.source), after
         scores.append((before, after))
     return scores
 
@@ -337,6 +347,13 @@ def _why(step: Step, predicted: PredictedLoads, sources: Mapping[int, Source], l
     uppers = [(one, upper) for one in source.goals if (upper := predicted.source.upper(one)) is not None]
     first = [f"its {one.use} comes to at most {upper:.0%}" for one, upper in uppers[:1]]
     return f"relieves {name}: " + " and ".join(first + [f"its {r.use} to at most {u:.0%}" for r, u in uppers[1:]])
+
+
+def _errors(learned: float) -> str:
+    """What earlier errors have to do with it that this many domains are moved."""
+    return (
+        f", {learned:.0%} of it since earlier predictions were too low, without which fewer would go" if learned else ""
+    )
 
 
 def _scores(group: Group, trial: Trial, sources: Sequence[Source]) -> Scores:

@@ -54,7 +54,7 @@ class Trial:
         self.use = group.use.copy()
         # What the use of a host must stay below (resources x hosts): the threshold; of a source, what it is to come
         # down to. Never changed.
-        self.limit = np.repeat(group.limit, len(group.hosts), axis=1)
+        self.limit = group.limit.copy()
         for source in sources:
             if source.goals:
                 number, residents = source.number, source.residents
@@ -80,11 +80,9 @@ class Trial:
         self._bonds_kept: dict[tuple[int, int, int | None], tuple[list[int], Floats]] = {}
         # By number of a bond and zone, how many of the bond's domains are there. One that was under way counts on both
         # hosts.
-        self._members: dict[int, dict[int, int]] = {n: defaultdict(int) for n in range(len(group.rules.bonds))}
-        for host in range(len(group.hosts)) if group.rules.bonds else ():
-            for domain in group.domains_on(host):
-                for number in group.rules.bonds_of.get(domain.uuid, ()):
-                    self._members[number][group.rules.bonds[number].zones[host]] += 1
+        self._members: dict[int, dict[int, int]] = {
+            number: defaultdict(int, members) for number, members in group.members.items()
+        }
         for domain in group.under_way:
             self._expect(domain)
 
@@ -204,12 +202,14 @@ class Trial:
         What they say of the candidate's own host does not count.
         """
         bond = self.group.rules.bonds[number]
-        key = (number, arriving, None if bond.over is None else candidate.source)
+        key = (number, arriving, candidate.source if bond.over is not None or bond.crowded else None)
         kept = self._bonds_kept.get(key)
         if kept is None:
             there = dict(self._others(number, candidate, arriving))
-            full = {count for count in set(there.values()) if not bond.kind.allows(count, arriving)}
-            liking = {count: bond.kind.liking(count, arriving, hard=bond.hard) for count in set(there.values())}
+            here = self._members[number].get(bond.zones[candidate.source], 0)
+            full = {count for count in set(there.values()) if not bond.takes(count, arriving, here)}
+            hard = bond.hard and not bond.crowded
+            liking = {count: bond.kind.liking(count, arriving, hard=hard) for count in set(there.values())}
             likings = np.zeros(len(self.group.hosts))
             likings[list(there)] = [liking[count] for count in there.values()]
             kept = [host for host, count in there.items() if count in full], likings

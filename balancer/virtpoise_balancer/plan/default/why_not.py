@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from virtpoise_balancer.analyse.calibration import FALLBACK
 from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.model import Detail, Reason, Refusal, Resource, Role
 from virtpoise_balancer.plan import stocks
@@ -46,7 +47,7 @@ def check_host(trial: Trial, candidate: Candidate, host: int, after: Floats | No
     """
     group = trial.group
     name = group.hosts[host].name
-    limit = group.limit[:, 0]
+    limit = group.limit[:, host]
     if after is None:
         after = trial.after(candidate)
     share = after[:, host].copy()
@@ -69,24 +70,28 @@ def may_be_more(trial: Trial, candidate: Candidate, host: int, share: Floats) ->
     other.
     """
     group = trial.group
-    if not (share < group.limit[:, 0]).all():
+    if not (share < group.limit[:, host]).all():
         return False
     if group.hosts[host].cpu_speed > group.hosts[candidate.source].cpu_speed:
         return True
     quantile = group.quantiles[Role.DESTINATION, group.residents(candidate.source).saturated].above
     most = float(share[CPU]) + (candidate.wants - float(candidate.arrival[CPU])) * float(group.per_unit[CPU, host])
-    return most + quantile / 4 >= float(group.limit[CPU, 0])
+    return most + quantile / 4 >= float(group.limit[CPU, host])
 
 
 def _figures(trial: Trial, candidate: Candidate, host: int, resource: Resource, after: float) -> Detail:
     group = trial.group
-    unit, threshold = float(group.per_unit[resource.row, host]), float(group.limit[resource.row, 0])
+    unit, threshold = float(group.per_unit[resource.row, host]), float(group.limit[resource.row, host])
+    above = group.residents(candidate.source).above
     figures: dict[str, float | int | str | None] = {
         f"{resource}_ratio": round(float(trial.use[resource.row, host]), 6),
         "domain_ratio": round(candidate.most(resource.row) * unit, 6),
         "predicted_upper_ratio": round(after, 6),
         "threshold": threshold,
     }
+    learned = candidate.margin * (1 - FALLBACK / above) if resource is Resource.CPU and above > FALLBACK else 0.0
+    if after >= threshold > after - learned:
+        figures["learned_ratio"] = round(learned, 6)
     if after >= threshold:
         amount = (after - threshold) / unit
         if resource is Resource.CPU:
@@ -127,8 +132,9 @@ def _obstacle(trial: Trial, candidate: Candidate, host: int) -> tuple[Reason, De
             return tie.kind.reason, tie.kind.why(tie.name)
         for number in group.rules.bonds_of.get(domain.uuid, ()):
             bond = group.rules.bonds[number]
-            there = bond.there(trial.members(number), host, candidate.source, arriving[number])
-            if bond.hard and not bond.kind.allows(there, arriving[number]):
+            members = trial.members(number)
+            there = bond.there(members, host, candidate.source, arriving[number])
+            if bond.hard and not bond.takes(there, arriving[number], members.get(bond.zones[candidate.source], 0)):
                 return bond.kind.reason, bond.kind.why_full(bond.name, there)
     return None
 
@@ -148,7 +154,7 @@ def nowhere(trial: Trial, candidate: Candidate) -> Refusal:
     free = np.ones(len(group.hosts), dtype=np.bool_)
     free[[candidate.source, *blocked]] = False
     counts = Counter(blocked.values())
-    first_over = (after[:, free] >= group.limit).argmax(axis=0)
+    first_over = (after[:, free] >= group.limit[:, free]).argmax(axis=0)
     for resource, reason in _FULL.items():
         counts[reason] += int((first_over == resource.row).sum())
     hosts = np.flatnonzero(free) if free.any() else np.array(sorted(blocked), dtype=np.intp)

@@ -17,6 +17,7 @@ import numpy as np
 
 from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.analyse.habits import LEAST_AGE_SECONDS
+from virtpoise_balancer.analyse.host_limits import trigger_of
 from virtpoise_balancer.analyse.outlook import TIMES, Outlook, minutes, outlook, overload_chances, peaks
 from virtpoise_balancer.model import SCALES_SECONDS, Habits, Resource
 from virtpoise_balancer.plan.default.candidates import Candidate, transfer_bytes
@@ -125,7 +126,7 @@ class Prospects:
 
         In the long run each of its domains has its peaks; two at once count as one.
         """
-        threshold = self._group.policy.cpu.threshold
+        threshold = trigger_of(self._group.hosts[host], Resource.CPU, self._group.policy).threshold
         chance, excess = overload_chances(load.mean, load.variance, threshold)
         found = chance + excess
         shares, cores = self._peaks_of(load.domains)

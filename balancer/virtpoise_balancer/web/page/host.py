@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from virtpoise_balancer.analyse.drains import is_draining
+from virtpoise_balancer.analyse.host_limits import trigger_of
 from virtpoise_balancer.errors import NotKnown, Refused
 from virtpoise_balancer.explain import wording
-from virtpoise_balancer.model import Domain, DomainState, Host, Plan, Policy, Refusal
+from virtpoise_balancer.model import Domain, DomainState, Host, Plan, Refusal, Resource
 from virtpoise_balancer.web.detail import host_detail, seen
 from virtpoise_balancer.web.kept import KeptAnswer
 from virtpoise_balancer.web.page.parts import MOST_MIGRATIONS, WIDTH, Anchor, domain_link, host_row, migration_card
@@ -61,7 +62,7 @@ def host_page(writer: Writer, request: Request) -> KeptAnswer:
         status=detail.status,
         explanation=detail.explanation,
         row=host_row(state.policy, host, detail.status, domains, named=False),
-        curve=curve(host.cpu_ratio, snapshot.step_seconds, state.policy),
+        curve=curve(host.cpu_ratio, snapshot.step_seconds, trigger_of(host, Resource.CPU, state.policy).threshold),
         domains=domain_rows(domains, host, state.plan),
         migrations=[migration_card(record, state.policy) for record in history],
         drained=is_draining(host.name, state.drains),
@@ -101,7 +102,7 @@ def _share(cores: float | None, host: Host) -> str:
     return wording.percent(None if cores is None else cores / host.cpus)
 
 
-def curve(ratios: Sequence[float], step_seconds: float, policy: Policy) -> Curve | None:
+def curve(ratios: Sequence[float], step_seconds: float, threshold: float) -> Curve | None:
     """None for fewer than two samples."""
     if len(ratios) < 2:
         return None
@@ -110,7 +111,7 @@ def curve(ratios: Sequence[float], step_seconds: float, policy: Policy) -> Curve
     lowest, highest, newest = (wording.percent(ratio) for ratio in (min(ratios), max(ratios), ratios[-1]))
     return Curve(
         points=" ".join(f"{i * step:.1f},{height:.1f}" for i, height in enumerate(heights)),
-        mark=round(_CURVE_HEIGHT * (1 - policy.cpu.threshold), 1),
+        mark=round(_CURVE_HEIGHT * (1 - threshold), 1),
         first=wording.duration((len(ratios) - 1) * step_seconds),
         text=f"from {lowest} to {highest}, newest {newest}",
     )

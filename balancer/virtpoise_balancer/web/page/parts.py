@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote
 
+from virtpoise_balancer.analyse.host_limits import trigger_of
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.knowledge.records import MigrationRecord, PredictionRecord
 from virtpoise_balancer.model import Domain, Host, HostState, Policy, Prediction, Resource
@@ -177,9 +178,11 @@ def host_row(policy: Policy, host: Host, found: HostStatus, domains: Sequence[Do
         url=host_link(host.name).url,
         tags=_host_tags(found),
         cpu=_cpu_bar(policy, host, found, domains),
-        memory=_plain_bar("memory", found.memory_ratio, policy.memory.threshold),
+        memory=_plain_bar("memory", found.memory_ratio, trigger_of(host, Resource.MEMORY, policy).threshold),
         network=_plain_bar(
-            "uplink", wording.busiest_direction(found.rx_ratio, found.tx_ratio), policy.network.threshold
+            "uplink",
+            wording.busiest_direction(found.rx_ratio, found.tx_ratio),
+            trigger_of(host, Resource.RX, policy).threshold,
         ),
         count=len(domains) if host.known or domains else None,
         domains=tuple(domain_link(domain.name, domain.uuid) for domain in domains) if named else (),
@@ -209,9 +212,9 @@ def _cpu_bar(policy: Policy, host: Host, found: HostStatus, domains: Sequence[Do
 
     If the shares add up to more than the load, they are scaled down to it.
     """
-    load = found.cpu_ratio
+    load, threshold = found.cpu_ratio, trigger_of(host, Resource.CPU, policy).threshold
     if load is None:
-        return _plain_bar("CPU", None, policy.cpu.threshold)
+        return _plain_bar("CPU", None, threshold)
     shares = [domain.cpu_cores / host.cpus for domain in domains]
     total = sum(shares)
     scale = min(load / total, 1.0) * WIDTH if total else 0.0
@@ -225,8 +228,8 @@ def _cpu_bar(policy: Policy, host: Host, found: HostStatus, domains: Sequence[Do
     return Bar(
         label="CPU",
         ratio=load,
-        threshold=policy.cpu.threshold,
-        hot=load >= policy.cpu.threshold,
+        threshold=threshold,
+        hot=load >= threshold,
         segments=tuple(segments),
         own=round(x, 1),
     )
@@ -303,6 +306,6 @@ def planned_end(
         lower=ratio if (lower := predicted.lower(resource)) is None else lower,
         upper=ratio if (upper := predicted.upper(resource)) is None else upper,
         measured=None,
-        threshold=policy.trigger(resource).threshold,
+        threshold=(policy.trigger(resource) if host is None else trigger_of(host, resource, policy)).threshold,
         text=f"{resource.use} {wording.use(now)} now, predicted {wording.interval(predicted, resource)}",
     )
