@@ -19,6 +19,7 @@ def check_group(group: Group) -> None:
     assert all(group.hosts[number].name == name for name, number in group.index.items())
     assert group.per_unit.shape == group.use.shape == (resources, hosts)
     assert group.limit.shape == (resources, hosts)
+    assert (group.limit > 0).all()
     assert group.level.shape == (hosts,)
     assert np.isfinite(group.per_unit).all()
     assert (group.per_unit >= 0).all()

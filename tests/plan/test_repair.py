@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from builders import GIB, domain, group, host, where
-from random_groups import carry_out
+from random_groups import carry_out, random_group, zoned_group
 from virtpoise_balancer.config import parse_config
 from virtpoise_balancer.errors import BadInput
-from virtpoise_balancer.model import Domain, Host, Plan, Policy, Reason, Rule, Snapshot
+from virtpoise_balancer.model import Domain, Host, Imbalance, Limits, Plan, Policy, Reason, Rule, Snapshot
 from virtpoise_balancer.plan import plan
 
 REPAIRED = Policy(repair_rules=True)
@@ -162,3 +163,51 @@ def test_healing_moves_nothing_that_heals_nothing() -> None:
     made = plan(seen, Policy(rules=soft, repair_soft_rules=True))
     assert where(made) == {}
     assert {refusal.domain for refusal in made.refusals} == {"a"}
+
+
+def test_each_problem_of_a_host_has_its_own_moves_in_the_sentence() -> None:
+    seen = group(
+        half("h1", 0.9),
+        half("h2", 0.2),
+        half("h3", 0.2),
+        domain("w", "h1", 3.6),
+        *databases(2),
+        domain("x", "h1", 6.0, memory_bytes=GIB),
+    )
+    made = plan(seen, replace(REPAIRED, rules=(APART,)))
+    overload, rule = made.summary.split("; ")
+    assert overload.startswith("h1 is overloaded (CPU load 90%, 3 consecutive samples): move w to h2 (")
+    assert rule == "a rule is broken on h1: move db0 to h3"
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("make", [random_group, zoned_group])
+def test_no_beginning_of_what_repairs_and_evens_out_breaks_a_limit_or_a_rule(make, seed: int) -> None:  # type: ignore[no-untyped-def]
+    """Whatever the rules, the bounds, and what is to be even; and the order of the input decides nothing."""
+    snapshot, policy = make(seed)
+    rng = random.Random(seed)
+    names, hosts = [one.name for one in snapshot.domains], [one.name for one in snapshot.hosts]
+    apart = Rule(name="x1", kind="apart", domains=tuple(rng.sample(names, 5)), most=rng.choice((None, 1, 2)))
+    rules = (
+        Rule(name="x2", kind="together", domains=tuple(rng.sample(names, 2)), hard=rng.random() < 0.5),
+        Rule(name="x3", kind="only_on", domains=(rng.choice(names),), hosts=(rng.choice(hosts),)),
+    )
+    last = Rule(name="x4", kind="last", domains=(rng.choice(names),))
+    hard = tuple(rule for rule in (*policy.rules, *rules) if rule.hard)
+    most = rng.choice((None, 1, 3))
+    policy = replace(
+        policy,
+        rules=(*policy.rules, *rules, apart, last),
+        repair_rules=True,
+        repair_soft_rules=rng.random() < 0.5,
+        limits=Limits(per_plan=most),
+        imbalance=Imbalance(by=rng.choice(("cpu", "memory", "promised", "domains", "vcpus")), deviation_ratio=0.05),
+    )
+    if rng.random() < 0.5:  # so that it is evened out
+        calm = tuple(replace(one, cpu_ratio=tuple(min(x, 0.7) for x in one.cpu_ratio)) for one in snapshot.hosts)
+        snapshot = replace(snapshot, hosts=calm)
+    made = plan(snapshot, policy)
+    assert carry_out(snapshot, replace(policy, rules=hard), made)[1] == []
+    assert len({move.uuid for move in made.moves}) == len(made.moves) <= (most or len(names))
+    turned = replace(snapshot, hosts=snapshot.hosts[::-1], domains=snapshot.domains[::-1])
+    assert replace(plan(turned, policy), notes=()) == replace(made, notes=())

@@ -16,7 +16,7 @@ from virtpoise_balancer.analyse.habits import HabitBook, Readings
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.explain.explain import explain
 from virtpoise_balancer.formats import read_snapshot, write_snapshot
-from virtpoise_balancer.model import Habit, Habits, Plan, Policy, Problem, Reason, Snapshot
+from virtpoise_balancer.model import Habit, Habits, HostLimits, Plan, Policy, Problem, Reason, Snapshot
 from virtpoise_balancer.plan import plan
 
 GIB = 2**30
@@ -91,6 +91,15 @@ def test_what_peaks_would_cost_where_a_domain_goes_counts_as_long_as_domains_wer
     made = plan(replace(snapshot, habits=passing), Policy())
     assert bool(made.moves) == moves
     assert moves or "would add 18.2 minutes of overload and cost 0.7 minutes of a host" in made.summary
+
+
+def test_a_host_with_a_threshold_of_its_own_is_weighed_by_that() -> None:
+    snapshot = even(cores=1.08)  # 68 %, for good
+    usual = {one.name: 1.08 if one.host == "h0" else 0.85 for one in snapshot.domains}
+    policy = Policy(hosts=(HostLimits(hosts=("h0",), cpu=0.6),))
+    made = plan(with_history(snapshot, usual, 0.05), policy)
+    assert not_worth(made) == []
+    assert {move.source for move in made.moves} == {"h0"}
 
 
 def test_a_refusal_has_both_numbers_and_a_wording() -> None:

@@ -51,12 +51,14 @@ def summarise(
     for overload in overloaded:
         found[overload.host].append(overload)
     short = {str(one.host): one for one in unsolved if one.reason is Reason.UNSOLVED}
-    leaving: dict[str, list[Move]] = defaultdict(list)
+    leaving: dict[tuple[str, Problem | None], list[Move]] = defaultdict(list)
     for move in moves:
-        leaving[move.source].append(move)
+        leaving[move.source, move.problem].append(move)
     why_none = {str(one.host): why for reason, why in _WHY_NONE.items() for one in unsolved if one.reason is reason}
     parts = [
-        _attempt(one, found, leaving[one.host], short.get(one.host), why_none.get(one.host, _NOWHERE), policy)
+        _attempt(
+            one, found, leaving[one.host, one.problem], short.get(one.host), why_none.get(one.host, _NOWHERE), policy
+        )
         for one in attempts
     ]
     parts += [_held(refusal, found) for refusal in held]
