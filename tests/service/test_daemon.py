@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -25,6 +25,7 @@ from apscheduler.events import EVENT_JOB_SUBMITTED
 
 from builders import SAMPLE_TIMES, domain, group, host
 from storing import record
+from virtpoise_balancer.analyse.habits import Readings
 from virtpoise_balancer.config import read_config
 from virtpoise_balancer.errors import BadInput, ClockError, LibvirtError, MonitorError
 from virtpoise_balancer.execute.executor import InFlight, Recheck
@@ -83,6 +84,9 @@ class Hosts:
             raise MonitorError(self.prometheus_error)
         self.prometheus.wait(HELD_SECONDS)
         return Observation(snapshot=replace(self.seen, time=now), age_seconds=1.0, refused=self.refused)
+
+    def past(self, _seen: Snapshot, _since: float) -> Iterator[tuple[float, Readings]]:
+        return iter(())
 
     def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
         return self.observe(now)

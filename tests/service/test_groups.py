@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
@@ -21,6 +21,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from builders import SAMPLE_TIMES, domain, group, host
+from virtpoise_balancer.analyse.habits import Readings
 from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Config, read_config
 from virtpoise_balancer.control.orders import By
@@ -58,6 +59,9 @@ class OneGroup:
         if self.failure:
             raise MonitorError(self.failure)
         return Observation(snapshot=replace(self.seen, time=now), age_seconds=1.0)
+
+    def past(self, _seen: Snapshot, _since: float) -> Iterator[tuple[float, Readings]]:
+        return iter(())
 
     def observe_hosts(self, hosts: Collection[str], now: float) -> Observation:
         return self.observe(now)
