@@ -1,6 +1,6 @@
 """A server in a process of its own that answers Prometheus' queries in bad faith, over plain sockets.
 
-The first part of the path that is asked for names the attack.
+The first part of the path names the attack.
 """
 
 from __future__ import annotations

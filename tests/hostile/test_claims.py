@@ -165,8 +165,8 @@ class Claiming:
 
 
 def kept_still(hosts: Claiming, claims: Mapping[str, Sequence[str]]) -> tuple[set[str], Sequence[str]]:
-    """The hosts that nothing is done with, and the reasons. ``claims``: by liar, the hosts of which it claims one
-    domain each.
+    """The hosts on which nothing is done, and the reasons. ``claims``: by the host that lies, those whose domain it
+    claims.
     """
     copies = Copies(lambda: cast(Hosts, hosts))
     copies.keep_up(

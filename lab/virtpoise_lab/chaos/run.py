@@ -173,7 +173,7 @@ class Run:
             state=self.store.section,
             interval_seconds=INTERVAL_SECONDS,
             policy={
-                # Whatever else this machine does must not look like an overload: no run lasts for so many samples. No
+                # Whatever else this machine does must not look like an overload: no run has a thousand samples. No
                 # setting switches the CPU off, and a figure that is made up instead would change what is planned.
                 "cpu": {"threshold": 1.0, "consecutive": 1000, "recovery": 1.0},
                 "memory": {"threshold": THRESHOLD, "consecutive": 2, "recovery": THRESHOLD - 0.01},

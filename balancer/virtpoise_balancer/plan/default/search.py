@@ -73,7 +73,7 @@ class Budget:
         return self.checks < 0
 
     def spend(self, checks: int) -> None:
-        """Take so many checks, one after another, until none is left."""
+        """Take ``checks`` checks, or all that are left."""
         if self.checks >= 0:
             self.checks = max(self.checks - checks, -1)
 
