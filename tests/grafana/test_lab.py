@@ -66,7 +66,10 @@ ABSENT = {
     },
 }
 # Metrics that such a run may have, and why
-SOMETIMES = {"virtpoise_domain_facts_age_seconds": "libvirt may not give a domain's XML while it starts or migrates"}
+SOMETIMES = {
+    "virtpoise_domain_facts_age_seconds": "libvirt may not give a domain's XML while it starts or migrates",
+    "virtpoise_host_trend_ratio": "a load that jumps has a trend that is believed only for some samples",
+}
 # What the lab's domains do not have by themselves. A disk that is only read may stay behind as a file of the same name.
 DISK = "/var/lib/libvirt/disk"
 DISK_XML = f"""
