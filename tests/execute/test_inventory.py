@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import NoReturn, cast
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from builders import FakeClock
@@ -420,6 +421,7 @@ def test_what_a_disk_has_stored_by_now_is_no_reason_to_ask_again_whether_its_dom
 
 def test_a_host_that_cannot_be_read_is_told_of_once() -> None:
     scene = Scene(Said({"h1": facts(guest("u1"))}, refused={"h1"}))
+    structlog.reset_defaults()  # a test of a whole command may have set another level
     with capture_logs() as told:
         for _ in range(3):
             scene.keep_up(h1=("u1",))

@@ -22,10 +22,14 @@ def presence(hosts: Hosts, host: str, uuid: str) -> Answer:
 def confirmed(hosts: Hosts, answers: Mapping[str, Answer], uuid: str) -> dict[str, Answer]:
     """The answers of hosts that were asked in this order, with later ones where several have the domain active.
 
-    While the last of these answered, the domain may have gone there from one that was asked before.
+    While the last of these answered, the domain may have gone there from one that was asked before. A late answer may
+    show what was there when it was asked for. So each is asked again, in the same order.
     """
     active = [host for host, answer in answers.items() if answer in SETTLED]
-    return {**answers, **{host: presence(hosts, host, uuid) for host in active[:-1]}}
+    again = {host: presence(hosts, host, uuid) for host in active[:-1]}
+    if any(answer in SETTLED for answer in again.values()):
+        again[active[-1]] = presence(hosts, active[-1], uuid)
+    return {**answers, **again}
 
 
 def running_job(hosts: Hosts, host: str, uuid: str) -> Progress | Silent | None:

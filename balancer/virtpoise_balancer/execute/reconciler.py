@@ -294,7 +294,8 @@ class Reconciler:
         here = presence(hosts, move.source, move.uuid)
         there = presence(hosts, move.destination, move.uuid)
         if here in SETTLED and there in SETTLED:
-            here = confirmed(hosts, {move.source: here, move.destination: there}, move.uuid)[move.source]
+            answers = confirmed(hosts, {move.source: here, move.destination: there}, move.uuid)
+            here, there = answers[move.source], answers[move.destination]
             job = running_job(hosts, move.source, move.uuid)
         others: dict[str, Answer] = {}
         if not isinstance(job, Progress) and is_away(here, there):

@@ -61,6 +61,8 @@ class StaleCopies:
         kept = move.destination if stale == move.source else move.source
         try:
             self.check(entry.id)  # what the hosts show may be the work of a later migration
+            if (copy := presence(hosts, stale, move.uuid)) not in (Presence.RUNNING, Presence.PAUSED):
+                return f"it is {copy} now"  # it was a late answer that showed it
             if (other := presence(hosts, kept, move.uuid)) is not Presence.RUNNING:
                 return f"the one on {kept} is {other}"
             hosts.suspend(stale, move.uuid)
