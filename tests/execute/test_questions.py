@@ -6,7 +6,8 @@ from typing import cast
 
 import pytest
 
-from virtpoise_balancer.execute.hosts import Hosts, Presence
+from virtpoise_balancer.execute.facts import Presence
+from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.questions import confirmed
 
 RUNNING, ABSENT = Presence.RUNNING, Presence.ABSENT
