@@ -295,12 +295,17 @@ def test_what_was_only_skipped_or_stopped_teaches_nothing(store: Store) -> None:
     assert learned(store).attempts == ()
 
 
-def test_the_journal_has_the_residuals_of_measured_predictions_with_their_spread(store: Store) -> None:
+def migrated(store: Store) -> Move:
+    """A migration off a busy host that was made; its predictions have no verdict yet."""
     busy = group(host("h1", 0.95, 0.95, 0.95), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 2.0, vcpus=4))
-    made = plan(busy, Policy())
-    ((migration_id, move),) = record(store, made, 1000.0, acted=True)
+    ((migration_id, move),) = record(store, plan(busy, Policy()), 1000.0, acted=True)
     store.begin(migration_id)
     store.end(migration_id, DONE)
+    return move
+
+
+def test_the_journal_has_the_residuals_of_measured_predictions_with_their_spread(store: Store) -> None:
+    move = migrated(store)
     assert learned(store).residuals == ()
     source, _ = due(store)
     give_verdict(store, source, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=-0.03))
@@ -316,10 +321,7 @@ def test_the_journal_has_the_residuals_of_measured_predictions_with_their_spread
 def test_an_error_is_forgotten_after_thirty_days(url: str) -> None:
     clock = FakeClock(1000.0)
     with closing(Store.open(url, clock=clock)) as store:
-        busy = group(host("h1", 0.95, 0.95, 0.95), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 2.0, vcpus=4))
-        ((migration_id, _),) = record(store, plan(busy, Policy()), 1000.0, acted=True)
-        store.begin(migration_id)
-        store.end(migration_id, DONE)
+        migrated(store)
         source, _ = due(store)
         give_verdict(store, source, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.9, error=0.4))
         assert learned(store).residuals
@@ -499,10 +501,7 @@ def test_a_prediction_is_disturbed_by_a_migration_that_ended_after_its_own(store
 
 def test_a_measurement_that_cannot_be_teaches_nothing_and_pulls_no_brake(store: Store) -> None:
     """An earlier version wrote down what Prometheus had answered, whatever it was."""
-    busy = group(host("h1", 0.95, 0.95, 0.95), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 2.0, vcpus=4))
-    ((migration_id, _),) = record(store, plan(busy, Policy()), 1000.0, acted=True)
-    store.begin(migration_id)
-    store.end(migration_id, DONE)
+    migrated(store)
     source, destination = due(store)
     give_verdict(store, source, Measured(verdict="measured", window=(1.0, 2.0), ratio=2.5, error=2.0))
     give_verdict(store, destination, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=0.1))
@@ -512,11 +511,7 @@ def test_a_measurement_that_cannot_be_teaches_nothing_and_pulls_no_brake(store: 
 
 
 def test_the_journal_has_the_newest_two_hundred_residuals(store: Store) -> None:
-    busy = group(host("h1", 0.95, 0.95, 0.95), host("h2", 0.1, 0.1, 0.1), domain("a", "h1", 2.0, vcpus=4))
-    made = plan(busy, Policy())
-    ((migration_id, _),) = record(store, made, 1000.0, acted=True)
-    store.begin(migration_id)
-    store.end(migration_id, DONE)
+    migrated(store)
     source, _ = due(store)
     give_verdict(store, source, Measured(verdict="measured", window=(1.0, 2.0), ratio=0.5, error=0.0))
     copied = [column for column in predictions.c if column.name not in ("id", "error")]

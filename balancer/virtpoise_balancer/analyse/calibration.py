@@ -30,7 +30,7 @@ FALLBACK = 1.0
 MOST = 10.0
 # An error is far from the others when it is this many times the largest of them, and of the fallback.
 _FAR = 3.0
-# Of fewer errors than this, one may be left out even where the promised share cannot do without it.
+# With fewer errors than this, one may be left out even where the promised share cannot do without it.
 _FEW = 40
 # With fewer errors neither their size nor their median is estimated.
 _TELLING = 5

@@ -240,7 +240,7 @@ class Cycle:
     def remember(self, at: float, read: Callable[[], Readings]) -> None:
         """Keep what domains use at this time (Unix seconds), in the place of a turn."""
         if self.policy.traits.habits:
-            self.habits.update(at, read(), self.policy.cpu.consecutive * self.observer.sample_times.step_seconds)
+            usual.keep(self.habits, self.observer, at, read(), self.policy)
 
     def _recall(self, now: float, hosts: Collection[str]) -> Memory:
         """What the store remembers, the libvirts' facts included. ``hosts``: those that the group has now."""

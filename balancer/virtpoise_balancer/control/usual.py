@@ -34,15 +34,19 @@ def take_in(book: HabitBook, observer: PastObserver, seen: Snapshot, policy: Pol
     if not policy.traits.habits:
         return ()
     untold: tuple[str, ...] = ()
-    each = policy.cpu.consecutive * observer.sample_times.step_seconds
     if seen.time - book.time > _PAUSE_SECONDS:
         try:
             for at, read in observer.past(seen, book.time):
-                book.update(at, read, each)
+                keep(book, observer, at, read, policy)
         except MonitorError as error:
             untold = (f"not all is known of what domains usually use: {error}",)
-    book.update(seen.time, readings(seen), each)
+    keep(book, observer, seen.time, readings(seen), policy)
     return untold
+
+
+def keep(book: HabitBook, observer: PastObserver, at: float, read: Readings, policy: Policy) -> None:
+    """Keep what domains used over the last N samples until this time (Unix seconds)."""
+    book.update(at, read, policy.cpu.consecutive * observer.sample_times.step_seconds)
 
 
 def needs_habits(snapshot: Snapshot, policy: Policy) -> bool:

@@ -11,7 +11,7 @@ from virtpoise_balancer.errors import LibvirtError, Refused, StoreError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.questions import descriptions, presence
-from virtpoise_balancer.execute.reconcile import StillOpen, stale_copy
+from virtpoise_balancer.execute.reconcile import SETTLED, StillOpen, stale_copy
 from virtpoise_balancer.model import JournalEntry, UnsettledKind
 
 log = structlog.get_logger()
@@ -61,7 +61,7 @@ class StaleCopies:
         kept = move.destination if stale == move.source else move.source
         try:
             self.check(entry.id)  # what the hosts show may be the work of a later migration
-            if (copy := presence(hosts, stale, move.uuid)) not in (Presence.RUNNING, Presence.PAUSED):
+            if (copy := presence(hosts, stale, move.uuid)) not in SETTLED:
                 return f"it is {copy} now"  # it was a late answer that showed it
             if (other := presence(hosts, kept, move.uuid)) is not Presence.RUNNING:
                 return f"the one on {kept} is {other}"

@@ -15,10 +15,9 @@ from virtpoise_balancer.plan.default.soft_rules import broken_more, placed
 from virtpoise_balancer.plan.default.trial import Step, Trial
 
 # The budget for making room for one domain, in checks of a candidate on a host; and for all of a plan.
-_CHECKS = 5_000
-# The most hosts that are looked at for it because the rules of the domain allow few.
+_CHECKS, _MOST_CHECKS = 5_000, 30_000
+# Where the rules of a domain allow few hosts, room is made on at most this many of them.
 _MOST_FULL = 16
-_MOST_CHECKS = 30_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +118,9 @@ def repair(trial: Trial, *, hard: bool = True) -> tuple[Trial, list[Attempt]]:
             before = len(trial.steps)
             trial = _repaired(trial, one, budget)
             checks -= min(checks, _CHECKS) - max(budget.checks, 0)
-            for step in trial.steps[before:]:
-                moved.setdefault(one.rule, step.candidate.domains[0])
+            if len(trial.steps) > before:
+                moved.setdefault(one.rule, trial.steps[before].candidate.domains[0])
                 progress = True
-                break
     still = {one.rule for one in broken_rules(trial, hard=hard)} if moved else set()
     return trial, [
         Attempt(host=domain.host, problem=Problem.RULE, solved=rule not in still) for rule, domain in moved.items()

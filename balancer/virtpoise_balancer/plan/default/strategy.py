@@ -101,7 +101,7 @@ def _plan(group: Group, left_out: Mask) -> Plan:
         improved += evened
     trial, too_many = bounded(trial, sources, closed, most)
     if too_many:
-        improved = [replace(one, solved=False) for one in improved if len(trial.steps) > begun]
+        improved = [replace(one, solved=False) for one in improved] if len(trial.steps) > begun else []
     attempts += improved
     if most is not None:
         refusals += left_out_refusals(group, [*cut, *too_many], most)
