@@ -1168,14 +1168,15 @@ def test_refused_targets_are_shown_everywhere_and_escaped(
 def test_the_resource_of_a_host_is_the_one_nearest_to_a_problem_by_its_own_count(
     client: TestClient, published: Published, store: Store
 ) -> None:
-    """Three readings of five are less of a problem than two of two."""
+    """Three samples of five are further from an overload than two of three."""
     after_a_cycle(published, store)
-    policy = Policy(cpu=Trigger(threshold=0.6, consecutive=5), memory=SpaceTrigger(threshold=0.9, consecutive=2))
+    policy = Policy(cpu=Trigger(threshold=0.6, consecutive=5), memory=SpaceTrigger(threshold=0.9, consecutive=3))
     full = replace(host("h1", 0.5, 0.7, 0.7, 0.7), memory_ratio_window=(0.5, 0.95, 0.95))
     seen = Observation(snapshot=group(full), age_seconds=1.0)
     published.state = replace(published.state, policy=policy, observation=seen, plan=None)
     (status,) = client.get("/api/v1/status").json()["hosts"]
-    assert (status["resource"], status["consecutive"], status["needed"]) == ("memory", 2, 2)
+    assert not status["overloaded"]
+    assert (status["resource"], status["consecutive"], status["needed"]) == ("memory", 2, 3)
 
 
 def test_the_brake_is_shown_with_its_reason_and_a_person_releases_it(

@@ -5,7 +5,7 @@ hold.
 from pathlib import Path
 from typing import NamedTuple
 
-from virtpoise_exporter.source import Flow
+from virtpoise_exporter.usage import Flow
 
 
 class Counters(NamedTuple):

@@ -11,7 +11,7 @@ from virtpoise_balancer.model import Attempt, Domain, DomainState, Problem, Reas
 from virtpoise_balancer.plan.default.candidates import Candidate, candidate_of, held
 from virtpoise_balancer.plan.default.group import Group
 from virtpoise_balancer.plan.default.search import Budget, Search
-from virtpoise_balancer.plan.default.soft_rules import broken_more, placed
+from virtpoise_balancer.plan.default.soft_rules_after import broken_more, placed
 from virtpoise_balancer.plan.default.trial import Step, Trial
 
 # The budget for making room for one domain, in checks of a candidate on a host; and for all of a plan.
