@@ -212,7 +212,7 @@ def test_an_array_that_is_none_is_refused_in_one_line(tmp_path: Path, header: by
         {"waited_ratio": -1},
     ],
 )
-def test_a_group_that_cannot_have_been_is_refused(tmp_path: Path, change: Mapping[str, Any]) -> None:
+def test_a_group_that_cannot_have_been_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     head, arrays = recorded()
     with pytest.raises(BadInput):
         replay(tmp_path, head | change, saved(arrays))

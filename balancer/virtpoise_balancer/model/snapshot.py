@@ -18,8 +18,8 @@ from virtpoise_balancer.model.units import (
     STRICT,
     Bytes,
     Count,
-    Figure,
     Name,
+    Quantity,
     Ratio,
     Resource,
     Speed,
@@ -113,11 +113,11 @@ class Host:
     memory_used_bytes: Bytes = 0
     memory_reserved_bytes: Bytes = 0
     hugepages_free: tuple[HugePages, ...] = ()
-    rx_ratio: Figure | None = None
-    tx_ratio: Figure | None = None
+    rx_ratio: Quantity | None = None
+    tx_ratio: Quantity | None = None
     memory_ratio_window: tuple[Ratio, ...] = ()
-    rx_ratio_window: tuple[Figure, ...] = ()
-    tx_ratio_window: tuple[Figure, ...] = ()
+    rx_ratio_window: tuple[Quantity, ...] = ()
+    tx_ratio_window: tuple[Quantity, ...] = ()
     uplink_bytes_per_second: Speed | None = None
     counted_from: float | None = None
     penalty_until: float | None = None
@@ -221,20 +221,20 @@ class Domain:
     host: Name
     state: DomainState = DomainState.RUNNING
     vcpus: Count = 1
-    cpu_cores: Figure = 0.0
-    cpu_delay_cores: Figure | None = 0.0
-    cpu_cores_unsaturated: Figure | None = None
-    cpu_delay_cores_unsaturated: Figure | None = None
+    cpu_cores: Quantity = 0.0
+    cpu_delay_cores: Quantity | None = 0.0
+    cpu_cores_unsaturated: Quantity | None = None
+    cpu_delay_cores_unsaturated: Quantity | None = None
     memory_bytes: Bytes = 0
     memory_maximum_bytes: Bytes | None = None
     memory_resident_bytes: Bytes | None = None
     hugepages: tuple[HugePages, ...] = ()
     memory_nodes: tuple[Annotated[int, Ge(0)], ...] = ()
-    rx_bytes_per_second: Figure | None = 0.0
-    tx_bytes_per_second: Figure | None = 0.0
-    dirty_bytes_per_second: Figure | None = None
-    rx_ratio: Figure | None = 0.0
-    tx_ratio: Figure | None = 0.0
+    rx_bytes_per_second: Quantity | None = 0.0
+    tx_bytes_per_second: Quantity | None = 0.0
+    dirty_bytes_per_second: Quantity | None = None
+    rx_ratio: Quantity | None = 0.0
+    tx_ratio: Quantity | None = 0.0
     last_moved: float | None = None
     recent_moves: Annotated[int, Ge(0)] = 0
     migrating_to: Name | None = None
@@ -303,7 +303,7 @@ class LinkSpeed:
     source: Name
     destination: Name
     bytes_per_second: Speed
-    downtime_seconds: Figure | None = None
+    downtime_seconds: Quantity | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
