@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jsonschema
 import pytest
 import requests
-from openapi_spec_validator import validate
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
@@ -607,6 +605,9 @@ def test_without_groups_a_query_that_names_one_is_refused(
 
 
 def test_the_api_is_what_its_document_says(client: TestClient, published: Published, store: Store) -> None:
+    import jsonschema  # this and the next take each process of the tests two seconds
+    from openapi_spec_validator import validate
+
     described = client.get("/api/v1/openapi.json").json()
     validate(described)
     after_a_cycle(published, store)
