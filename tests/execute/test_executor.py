@@ -404,7 +404,7 @@ ENDS_UNDER_WAY = """
 import threading
 from virtpoise_balancer.clock import SYSTEM
 from virtpoise_balancer.execute.executor import LibvirtExecutor
-from virtpoise_balancer.execute.migrate import Note, WriteRate
+from virtpoise_balancer.execute.migrate import WriteRate
 from virtpoise_balancer.execute.reconciler import Requested
 from virtpoise_balancer.model import *
 class Hosts:
