@@ -934,6 +934,25 @@ def test_a_name_may_hold_what_addresses_are_made_of(
     assert store.standing_orders().drains[odd].draining
 
 
+def test_what_is_kept_for_one_name_or_address_is_given_for_no_other(
+    make_context: Callable[..., Context], published: Published
+) -> None:
+    names = ["web", "web\t", "w\teb", "web\r", "web?", "web#", "web?limit=20"]
+    snapshot = group(host("h1", 0.5), host("h2", 0.1), *(domain(name, "h1", uuid=name + "-") for name in names))
+    published.state = replace(
+        published.state, cycle_at=1.0, observation=Observation(snapshot=snapshot, age_seconds=1.0)
+    )
+    client = reach(make_context(listen_address="0.0.0.0:9808"))
+    for name in [*names[1:], *names]:
+        (found,) = client.get(f"/api/v1/explain/{quote(name, safe='')}").json()
+        assert found["name"] == name
+        assert client.get(f"/api/v1/domains/{quote(name, safe='')}").json()["domain"]["name"] == name
+    # An address that is put together with this header would be another's.
+    client.get("/api/v1/domains", headers={"Host": "here/api/v1/hosts?"})
+    assert [one["name"] for one in client.get("/api/v1/hosts").json()] == ["h1", "h2"]
+    assert client.get("/", headers={"Host": "["}).status_code == 200
+
+
 def test_every_alert_links_to_a_runbook_that_is_served(client: TestClient) -> None:
     links = re.findall(r"runbook_url: (\S+)", (ALERTS / "alerts.rules.yml").read_text(encoding="utf-8"))
     assert links

@@ -30,7 +30,7 @@ def routes(context: Context) -> list[Route]:
 
         def endpoint(request: Request) -> Response:
             asked = tuple(request.query_params.get(name, "")[:LONGEST_ARGUMENT] for name in ("sort", "limit"))
-            key = (request.url.path, asked, writer.closed(request))
+            key = (request.scope["path"], asked, writer.closed(request))
             return context.kept.get(key, partial(write, request), until_changed=until_changed).answer(request)
 
         return endpoint
