@@ -73,7 +73,7 @@ def broken_rules(trial: Trial, *, hard: bool = True) -> list[BrokenRule]:
 
 
 def rule_refusals(trial: Trial, found: Sequence[BrokenRule]) -> list[Refusal]:
-    """One for each domain that is where a rule does not want it."""
+    """One refusal for each domain that breaks a rule where it is."""
     hosts = trial.group.hosts
     return [
         Refusal(
@@ -89,7 +89,7 @@ def rule_refusals(trial: Trial, found: Sequence[BrokenRule]) -> list[Refusal]:
 
 
 def contradictions(group: Group) -> list[Refusal]:
-    """One for each domain whose hard rules cannot all be kept, wherever the domains are."""
+    """One refusal for each domain whose hard rules cannot all be kept, wherever the domains are."""
     rules = group.rules
     why = {**rules.crowded, **rules.conflicts}
     if not why:
