@@ -80,6 +80,7 @@ _FIGURES: Mapping[str, str] = {
     "missing_bytes_per_second": "{} too little",
     "page_bytes": "pages of {}",
     "node": "on NUMA node {}",
+    "nodes": "on NUMA nodes {}",
     "need_bytes": "the domain needs {}",
     "free_bytes": "{} free",
     "domains_left": "domains that stay: {}",

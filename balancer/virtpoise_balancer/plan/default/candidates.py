@@ -16,7 +16,7 @@ from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.residents import Residents, total
 from virtpoise_balancer.plan.default.soft_rules import BROKEN_BYTES, broken_by_leaving
 from virtpoise_balancer.plan.possible import holding
-from virtpoise_balancer.plan.stocks import Stock, taken_by
+from virtpoise_balancer.plan.stocks import Stock
 
 # The highest dirty rate over transfer rate that counts. Above it the copy converges only because QEMU throttles the
 # guest.
@@ -243,7 +243,7 @@ def candidate_of(group: Group, residents: Residents, rows: list[int]) -> Candida
         arrival=residents.arrival[rows[0]] if len(rows) == 1 else total(residents.arrival, rows),
         margin=residents.margin,
         allowed=allowed,
-        needs=taken_by(domains, group.policy),
+        needs=group.stocks.taken_by(domains),
     )
 
 
