@@ -76,12 +76,11 @@ def rule_refusals(trial: Trial, found: Sequence[BrokenRule]) -> list[Refusal]:
     """One refusal for each domain that breaks a rule where it is."""
     hosts = trial.group.hosts
     return [
-        Refusal(
-            domain=domain.name,
-            uuid=domain.uuid,
-            host=hosts[trial.host_of(domain)].name,
-            reason=Reason.RULE_BROKEN if one.hard else Reason.SOFT_RULE_BROKEN,
-            detail={"rule": one.rule, "kind": one.kind},
+        Refusal.of(
+            domain,
+            Reason.RULE_BROKEN if one.hard else Reason.SOFT_RULE_BROKEN,
+            {"rule": one.rule, "kind": one.kind},
+            hosts[trial.host_of(domain)].name,
         )
         for one in found
         for domain in one.domains
@@ -95,7 +94,7 @@ def contradictions(group: Group) -> list[Refusal]:
     if not why:
         return []
     return [
-        Refusal(domain=d.name, uuid=d.uuid, host=d.host, reason=Reason.RULE_CONFLICT, detail={"conflict": why[d.uuid]})
+        Refusal.of(d, Reason.RULE_CONFLICT, {"conflict": why[d.uuid]})
         for d in sorted(group.snapshot.domains, key=lambda d: (d.name, d.uuid))
         if d.uuid in why
     ]
