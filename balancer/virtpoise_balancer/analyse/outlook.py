@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +27,7 @@ from virtpoise_balancer.analyse.habits import (
     UNUSUAL,
     known_scales,
 )
+from virtpoise_balancer.analyse.normal import below, density
 from virtpoise_balancer.model import Habits
 
 # How far ahead the effect of a move counts, in seconds.
@@ -225,9 +225,8 @@ def overload_chances(mean: Floats, variance: Floats, threshold: float) -> tuple[
     """
     deviation = np.sqrt(np.maximum(variance, 1e-12))
     away = (mean - threshold) / deviation
-    chance = _above(away)
-    density = np.exp(-np.square(np.clip(away, -30.0, 30.0)) / 2) / sqrt(2 * np.pi)
-    return chance, np.maximum((mean - threshold) * chance + deviation * density, 0.0)
+    chance = below(away)
+    return chance, np.maximum((mean - threshold) * chance + deviation * density(away), 0.0)
 
 
 def minutes(ratios: Floats, begin_seconds: float) -> float:
@@ -240,18 +239,3 @@ def minutes(ratios: Floats, begin_seconds: float) -> float:
     until = begin_seconds + max(HORIZON_SECONDS, _LONGER * begin_seconds)
     later = until - max(begin_seconds, HORIZON_SECONDS)
     return float(ratios @ counted + ratios[-1] * later) / 60
-
-
-def _above(deviations: Floats) -> Floats:
-    """The chance that a normal variable exceeds minus this many of its deviations.
-
-    Abramowitz and Stegun, "Handbook of mathematical functions", 26.2.17: off by less than 1e-7.
-    """
-    size = np.minimum(np.abs(deviations), 30.0)
-    near = 1 / (1 + 0.2316419 * size)
-    terms = near * (
-        0.319381530 + near * (-0.356563782 + near * (1.781477937 + near * (-1.821255978 + near * 1.330274429)))
-    )
-    tail = np.exp(-(size**2) / 2) / sqrt(2 * np.pi) * terms
-    chance: Floats = np.where(deviations >= 0, 1 - tail, tail)
-    return chance
