@@ -77,8 +77,8 @@ class Bound:
 class Pool:
     """An active storage pool. ``target``: the folder in which its volumes are.
 
-    ``source``: what tells its storage from that of other pools of its type, None where that cannot be known (a folder
-    may be shared). ``free_bytes``: None where it was not asked.
+    ``source``: what distinguishes its storage from that of other pools of its type, None where that cannot be known (a
+    folder may be shared). ``free_bytes``: None where it was not asked.
     """
 
     type: str = "dir"

@@ -139,7 +139,7 @@ class Hosts(Protocol):
         ...
 
     def present(self, host: str, images: Sequence[str]) -> Mapping[str, bool]:
-        """Whether the host has these images (``Needs.images``); what its storage pools do not tell is left out."""
+        """Whether the host has these images (``Needs.images``); those that its pools cannot answer for are left out."""
         ...
 
     def make_room(self, host: str, copies: Sequence[DiskCopy]) -> tuple[str, ...]:

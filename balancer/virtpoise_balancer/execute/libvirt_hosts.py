@@ -235,6 +235,6 @@ class LibvirtHosts:
 
 
 def _number(job: _Job, key: str) -> int | None:
-    """None also for a number that no migration comes near, and no database keeps."""
+    """The number, or None. None also for one that no migration comes near and no database keeps."""
     value = job.get(key)
     return value if isinstance(value, int) and 0 <= value <= MOST_BYTES else None

@@ -326,7 +326,7 @@ class Migrator:
         return wanted
 
     def _abort(self, move: Move, check: Callable[[], None]) -> str | None:
-        """Why it was not aborted, or None: it has ended by itself, as the wait that follows shows, or may not be."""
+        """Why it could not be aborted, or None where libvirt was asked to; the wait that follows shows its end."""
         try:
             check()
             self.hosts.abort(move.source, move.uuid)

@@ -159,6 +159,8 @@ QUERIES: dict[str, str] = {
 
 # A sample older than this many scrapes is no longer what is.
 STALE_SCRAPES = 3.5
+# How far back the recent past goes.
+PAST_SECONDS = 600.0
 # The ranges that are numbers in PromQL, and not durations.
 _NUMBERS = ("saturation", "lag", "stale")
 
@@ -201,7 +203,7 @@ class Ranges:
     stale: float
     memory: float = 600.0
     # Less than whole steps, so that it always holds as many: its beginning is none of them.
-    history: float = 599.999
+    history: float = PAST_SECONDS - 0.001
 
     @classmethod
     @lru_cache(maxsize=64)  # a look asks for the same each time

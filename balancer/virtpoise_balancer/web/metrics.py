@@ -229,7 +229,7 @@ class _StateCollector(Collector):
         yield from _predictions(state.predictions)
 
     def _in_flight(self) -> Iterator[Metric]:
-        """In total and by host: a migration fills the uplinks of its two hosts."""
+        """The migrations under way, in total and by host: each fills the uplinks of its two hosts."""
         flights, now = self._published.in_flight(), self._published.clock.now()
         yield _single("virtpoise_migrations_in_flight", "Running migrations.", len(flights))
         yield _single(
@@ -266,7 +266,7 @@ class _StateCollector(Collector):
         return family
 
     def _draining(self) -> Metric:
-        """Also for hosts that are not seen: a drained host may be switched off."""
+        """Which hosts drain, also those that are not seen: a drained host may be switched off."""
         state = self._published.state
         ordered = {name: order.draining for name, order in state.drains.items()}
         seen = {host.name: False for host in state.snapshot.hosts} if state.snapshot else {}

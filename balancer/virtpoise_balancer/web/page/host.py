@@ -70,7 +70,7 @@ def host_page(writer: Writer, request: Request) -> KeptAnswer:
 
 
 def domain_rows(domains: Sequence[Domain], host: Host, plan: Plan | None) -> tuple[DomainRow, ...]:
-    """The domains, the busiest first."""
+    """The rows of the domains, the busiest first."""
     moves = {move.uuid: move.destination for move in plan.moves} if plan else {}
     refused: dict[str, Refusal] = {}
     for refusal in plan.refusals if plan else ():
@@ -103,7 +103,7 @@ def _share(cores: float | None, host: Host) -> str:
 
 
 def curve(ratios: Sequence[float], step_seconds: float, threshold: float) -> Curve | None:
-    """None for fewer than two samples."""
+    """The samples as a line; None for fewer than two."""
     if len(ratios) < 2:
         return None
     step = WIDTH / (len(ratios) - 1)

@@ -57,7 +57,7 @@ def overview_page(writer: Writer, request: Request) -> KeptAnswer:
 
 
 def overview(state: State) -> Overview | None:
-    """None before the first cycle that has a snapshot."""
+    """What the page / shows; None before the first cycle that has a snapshot."""
     snapshot = state.snapshot
     if snapshot is None:
         return None
