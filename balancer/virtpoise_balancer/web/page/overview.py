@@ -36,7 +36,7 @@ Note = tuple[Anchor | None, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class ShownPart:
     """Which hosts of a large group are shown: ``first`` to ``last`` of those that have ``find`` in their name or a
     domain's.
     """
@@ -63,7 +63,7 @@ class Overview:
     attention: tuple[Note, ...]
     rows: tuple[HostRow, ...]
     named: bool
-    part: Part | None
+    part: ShownPart | None
 
 
 def overview_page(writer: Writer, request: Request) -> KeptAnswer:
@@ -116,7 +116,7 @@ def overview(
         attention=_attention(state, statuses),
         rows=rows,
         named=named,
-        part=Part(page=page, pages=pages, first=begin + 1, last=begin + len(rows), of=len(chosen), find=find)
+        part=ShownPart(page=page, pages=pages, first=begin + 1, last=begin + len(rows), of=len(chosen), find=find)
         if cut
         else None,
     )
