@@ -13,6 +13,8 @@ from virtpoise_exporter.errors import Incomplete
 from virtpoise_exporter.exposition import Family, render
 from virtpoise_exporter.log import log
 
+# Between two complaints about a collector: whoever scrapes may give it so little time that it fails each second time.
+_QUIET_SECONDS = 60.0
 _COLLECTORS_SHARE = 0.9  # of the deadline, so that a collector that uses all its time is still in the scrape
 
 
@@ -51,6 +53,7 @@ class _Lane:
     def __init__(self, collector: Collector) -> None:
         self.collector = collector
         self._complained = ""
+        self._quiet_until = 0.0
         self._queue: SimpleQueue[tuple[Future[_Result], float]] = SimpleQueue()
         threading.Thread(target=self._run, name=f"collect-{collector.name}", daemon=True).start()
 
@@ -86,13 +89,18 @@ class _Lane:
         return _Result(families, success, time.monotonic() - began)
 
     def _complain(self, reason: str) -> None:
-        """Logs why the collector fails, once for each reason, and that it succeeds again: scrapes come all the time."""
-        if reason != self._complained:
-            self._complained = reason
-            if reason:
-                log.error("collector %s failed: %s", self.collector.name, reason)
-            else:
-                log.info("collector %s succeeds again", self.collector.name)
+        """Logs why the collector fails, once for each reason and once a minute, and that it succeeds again: scrapes
+        come all the time.
+        """
+        now = time.monotonic()
+        if reason == self._complained or (reason and now < self._quiet_until):
+            return
+        self._complained = reason
+        if reason:
+            self._quiet_until = now + _QUIET_SECONDS
+            log.error("collector %s failed: %s", self.collector.name, reason)
+        else:
+            log.info("collector %s succeeds again", self.collector.name)
 
 
 class Scraper:

@@ -13,7 +13,7 @@ import pytest
 from builders import FakeClock
 from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute.executor import LibvirtExecutor
-from virtpoise_balancer.execute.migrate import Watch, WriteRate
+from virtpoise_balancer.execute.migrate import NoteVolumes, Watch, WriteRate
 from virtpoise_balancer.execute.reconcile import StillOpen
 from virtpoise_balancer.execute.reconciler import Requested
 from virtpoise_balancer.model import (
@@ -87,19 +87,19 @@ class Hosts:
         watch: Watch,
         stop: threading.Event,
         _check: Callable[[], None],
-        note: Callable[[Sequence[str]], None],
+        note: NoteVolumes,
     ) -> Requested:
         watch(Progress(elapsed_seconds=1.0, total_bytes=2, processed_bytes=1, remaining_bytes=1))
         end = self.ends[move.uuid] = self.does(move)
         room = tuple(one.path for one in move.copies)
-        note(room)
+        note(room, created=True)
         return Requested(why=None if end is DONE else "it broke", answered=self.answers, made_room=room)
 
     @property
     def volumes(self) -> Hosts:
         return self
 
-    def note_volumes(self, migration_id: int, volumes: Sequence[str]) -> None: ...
+    def note_volumes(self, migration_id: int, volumes: Sequence[str], *, created: bool = True) -> None: ...
 
     def discard(self, _entry: JournalEntry, volumes: Sequence[str]) -> None:
         self.discarded += volumes

@@ -1,6 +1,7 @@
 """A scrape: whoever fails or hangs is left out, said to be, and does no harm to the others."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -40,6 +41,21 @@ class Hanging:
         return []
 
 
+class Flaky:
+    """Fails each second time, for another reason each time."""
+
+    name = "flaky"
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def collect(self, _seconds: float) -> list[Family]:
+        self.count += 1
+        if self.count % 2:
+            raise OSError(str(self.count))
+        return []
+
+
 def success(text: str, name: str) -> bool:
     return f'virtpoise_exporter_collector_success{{collector="{name}"}} 1\n' in text
 
@@ -73,6 +89,23 @@ def test_scrapes_that_a_collector_missed_are_not_made_up_for(hanging: Hanging) -
     hanging.go_on.set()
     assert success(scraper.scrape(5.0).decode(), "hanging")
     assert hanging.entered == 2
+
+
+def test_who_scrapes_impatiently_does_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", "virtpoise_exporter")
+    collector = Flaky()
+    scraper = Scraper([collector])
+    for _ in range(20):
+        scraper.scrape(5.0)
+    said = ["collector flaky failed: OSError('1')", "collector flaky succeeds again"]
+    assert caplog.messages == said
+    later = time.monotonic() + 61
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    scraper.scrape(5.0)
+    scraper.scrape(5.0)
+    assert caplog.messages == [*said, "collector flaky failed: OSError('21')", "collector flaky succeeds again"]
 
 
 def test_a_scrape_through_many_threads_is_whole() -> None:

@@ -49,7 +49,7 @@ def host_page(writer: Writer, request: Request) -> KeptAnswer:
     """The page /hosts/NAME: the host's load, its domains, why it is or is not relieved."""
     state = writer.state
     try:
-        detail = host_detail(state, request.path_params["name"])
+        detail = host_detail(state, writer.context.published.statuses(state), request.path_params["name"])
     except (NotKnown, Refused) as error:
         return writer.error(request, str(error), 404)
     snapshot = seen(state)
