@@ -36,7 +36,13 @@ _ORDER_SECONDS = 30.0
 
 def first_state(config: Config, *, leader: bool = False) -> State:
     """What is shown before the first cycle."""
-    return State(mode=config.mode, leader=leader, policy=config.policy, interval_seconds=config.interval_seconds)
+    return State(
+        mode=config.mode,
+        only_recommends=config.libvirt.only_recommends,
+        leader=leader,
+        policy=config.policy,
+        interval_seconds=config.interval_seconds,
+    )
 
 
 def state_after(
