@@ -12,13 +12,14 @@ from alembic.migration import MigrationContext
 from sqlalchemy import NullPool, create_engine, insert, literal, select, text
 
 from builders import FakeClock, domain, group, host, thesis_policy
-from storing import record
+from storing import BY_OTHERS, record
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.brake import Brake, BrakeCause
 from virtpoise_balancer.analyse.learned import Learned, with_learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.analyse.others import ChangeKind, OthersChange, Sightings
 from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.knowledge import others
 from virtpoise_balancer.knowledge.records import Changes, EndedPlan, Look, NewCycle, OverrideValue
 from virtpoise_balancer.knowledge.schema import metadata, predictions
 from virtpoise_balancer.knowledge.store import Store
@@ -428,6 +429,14 @@ def test_what_is_old_is_forgotten_with_all_that_hangs_on_it(store: Store) -> Non
     store.commit(Changes(settled=(ended.id,), cycle=cycle), 0.0)
     store.forget(now=91 * 86400.0, keep_days=90, keep_bytes=10**9)
     assert (store.history(10), store.cycles(10), store.plans(10)) == ((), (), ())
+
+
+def test_of_too_many_changes_by_others_the_newest_stay(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(others, "_MOST_KEPT", 3)
+    changes = tuple(replace(BY_OTHERS, at=float(at)) for at in range(5))
+    store.commit(Changes(look=Look(sightings=Sightings(at=9.0), changes=changes, same=False)), 9.0)
+    store.forget(now=10.0, keep_days=90, keep_bytes=1)
+    assert [one.at for one in store.others(9)] == [4.0, 3.0, 2.0]
 
 
 def test_of_too_many_bytes_the_oldest_plans_go_but_no_migration(store: Store) -> None:
