@@ -27,7 +27,7 @@ from virtpoise_balancer.web.state import Published, State, newest_figures
 
 log = structlog.get_logger()
 
-_FORGET_EVERY = 360  # cycles
+_FORGET_EVERY = 60  # cycles
 # Unknown hosts whose figures are there, and so their libvirt.
 _STILL_ASKED = (UnknownKind.SILENT, UnknownKind.UNACCOUNTED, UnknownKind.MIGRATING)
 # How long an order waits for a cycle that is being run.
