@@ -124,7 +124,8 @@ class Cycle:
 
     ``accounts``: what is not accounted for. ``silence``: which hosts do not answer now. ``mode``: as configured.
     ``only_recommends``: why no move may be made automatically, or None. ``shared``: the hosts that another group has as
-    well, and why nothing is done with them. ``possible``: what libvirt would refuse.
+    well, and why nothing is done with them. ``possible``: what libvirt would refuse. ``post_copy``: domains that did
+    not converge may be migrated by post-copy.
     """
 
     observer: GroupObserver
@@ -135,6 +136,7 @@ class Cycle:
     clock: Clock
     mode: Mode
     only_recommends: str | None = None
+    post_copy: bool = False
     silence: Callable[[], Silence] = Silence
     shared: Callable[[], Mapping[str, str]] = dict
     possible: Possible = field(default_factory=NothingKnown)
@@ -263,7 +265,7 @@ class Cycle:
     ) -> Situation:
         return Situation(
             now=now,
-            seen=seen,
+            seen=replace(seen, post_copy=self.post_copy),
             memory=memory,
             policy=self.policy,
             windows=windows,
