@@ -6,7 +6,7 @@ border (``formats``, ``config``), so that a range is written once.
 """
 
 from virtpoise_balancer.model.entry import Entries, JournalEntry, Unsettled, UnsettledKind, Written
-from virtpoise_balancer.model.facts import DiskCopy, Facts, Hold, Holder, Need, Requirement, not_copied
+from virtpoise_balancer.model.facts import DiskCopy, Facts, Hold, Holder, MemoryCell, Need, Requirement, not_copied
 from virtpoise_balancer.model.habits import SCALES_SECONDS, Habit, Habits
 from virtpoise_balancer.model.migration import (
     WHY_LENGTH,
@@ -133,6 +133,7 @@ __all__ = [
     "JournalEntry",
     "Limits",
     "LinkSpeed",
+    "MemoryCell",
     "MigrationBackoff",
     "MigrationCost",
     "MigrationOutcome",

@@ -56,7 +56,7 @@ class Access:
     header_files: Mapping[str, Path] = field(default_factory=dict)
 
     def request_headers(self) -> dict[str, str]:
-        """BadInput when a file with a secret cannot be used."""
+        """The headers of a request. BadInput when a file with a secret cannot be used."""
         found = dict(self.headers)
         for name, path in self.header_files.items():
             found[name] = _one_line(read_secret(path, f"prometheus.http_config.http_headers.{name}.files"), name)
@@ -70,7 +70,9 @@ class Access:
         return found
 
     def check(self) -> None:
-        """BadInput when a file with a secret, or the pair of the client's certificate and key, cannot be used."""
+        """Check what a request needs. BadInput when a file with a secret, or the pair of the client's certificate and
+        key, cannot be used.
+        """
         self.request_headers()
         if self.cert_file is not None and self.key_file is not None:
             check_secret(self.key_file, "prometheus.http_config.tls_config.key_file")
