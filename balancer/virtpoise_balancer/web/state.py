@@ -13,6 +13,7 @@ from virtpoise_balancer.analyse.overload import consecutive
 from virtpoise_balancer.analyse.triggers import overloads, watched
 from virtpoise_balancer.blackout import Blackout
 from virtpoise_balancer.clock import SYSTEM, Clock
+from virtpoise_balancer.control.acting import mode_in_force
 from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.execute.reach import HostAnswer
 from virtpoise_balancer.knowledge.records import Overrides, OverrideValue, PredictionRecord
@@ -41,16 +42,18 @@ _STALLED_SECONDS = 60.0
 class State:
     """What the newest cycle left. It is replaced as a whole, never changed.
 
-    ``mode``: the configured mode; ``cycle_at``: when the newest cycle ran (Unix seconds), None before the first;
-    ``figures_at``: the time of the newest sample that any cycle has seen; ``unsettled``: domains that keep all action
-    off their hosts; ``brake`` and ``blackout``: as the newest cycle found them; ``host_answers``: the last answer of
-    each host's libvirt to the balancer.
+    ``mode``: the configured mode; ``only_recommends``: why no move may be made without a person's approval, whatever
+    the mode, or None; ``cycle_at``: when the newest cycle ran (Unix seconds), None before the first; ``figures_at``:
+    the time of the newest sample that any cycle has seen; ``unsettled``: domains that keep all action off their hosts;
+    ``brake`` and ``blackout``: as the newest cycle found them; ``host_answers``: the last answer of each host's libvirt
+    to the balancer.
     """
 
     mode: Mode
     leader: bool
     policy: Policy
     interval_seconds: float
+    only_recommends: str | None = None
     cycle_at: float | None = None
     figures_at: float | None = None
     result: str = ""
@@ -93,6 +96,7 @@ class Published:
     overrides: Callable[[], Overrides] = Overrides
     clock: Clock = SYSTEM
     cycle_ended: float = field(init=False)
+    _statuses: tuple[State, tuple[HostStatus, ...]] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.cycle_ended = self.clock.monotonic()
@@ -105,8 +109,16 @@ class Published:
 
     @property
     def mode(self) -> Mode:
-        """The mode in force: an order overrides the configuration, and the brake overrides both."""
-        return "recommend" if self.brake else self.overrides().mode_over(self.state.mode)
+        """The mode in force, with the orders that came since the newest cycle."""
+        state = self.state
+        return mode_in_force(self.overrides(), state.mode, brake=self.brake, only_recommends=state.only_recommends)
+
+    def statuses(self, state: State) -> tuple[HostStatus, ...]:
+        """All hosts in the snapshot's order; empty before the first snapshot. Made once of each state."""
+        made = self._statuses
+        if made is None or made[0] is not state:
+            made = self._statuses = (state, host_statuses(state))
+        return made[1]
 
     @property
     def brake(self) -> Brake | None:
@@ -257,11 +269,14 @@ def _nearest_to_problem(policy: Policy, snapshot: Snapshot, host: Host) -> Overl
     host that is unknown.
     """
     counts = [
-        (count / trigger.consecutive, Overload(host=host.name, resource=one, ratio=samples[-1], consecutive=count))
+        (count / trigger.consecutive, one, samples[-1], count)
         for one, trigger, samples in (watched(host, policy) if host.known else ())
         for count in (consecutive(host, trigger, snapshot, samples),)
     ]
-    return max(counts, key=itemgetter(0))[1] if counts else None
+    if not counts:
+        return None
+    _, resource, ratio, count = max(counts, key=itemgetter(0))
+    return Overload(host=host.name, resource=resource, ratio=ratio, consecutive=count)
 
 
 def flights(published: Published) -> tuple[Flight, ...]:
@@ -297,7 +312,7 @@ def status(published: Published) -> Status:
         snapshot_at=state.snapshot.time if state.snapshot else None,
         result=state.result,
         sentence=state.sentence,
-        hosts=host_statuses(state),
+        hosts=published.statuses(state),
         in_flight=flights(published),
         unsettled=state.unsettled,
         refused_targets=state.refused,

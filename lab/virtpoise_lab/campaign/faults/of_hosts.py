@@ -73,7 +73,7 @@ def _emptiest(run: Run, _met: Met, _seconds: float) -> None:
 
 
 def _slow(which: str) -> Begin:
-    """A host that answers so late that a move may fail and be made again before it does."""
+    """A host that answers late, and long enough that a move may fail and be made again before it ends."""
     begin = of_host(which, "slow_seconds", lambda run: run.random.choice(SLOW))
 
     def for_long(run: Run, met: Met, seconds: float) -> None:
