@@ -450,7 +450,7 @@ def test_a_snapshot_as_a_table_has_no_figure_where_none_is_known(capsys: pytest.
 
 def test_the_status_says_of_an_uplink_of_unknown_use_that_it_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
     usual = {"state": "active", "cpu_ratio": 0.5, "consecutive": 0, "memory_ratio": 0.25, "penalty_seconds": 0.0}
-    usual |= {"domains": [], "why_unknown": None}
+    usual |= {"domains": [], "why_unknown": None, "threshold": 0.8}
     hosts = [
         {"name": "h1", "rx_ratio": 0.125, "tx_ratio": 0.0, **usual},
         {"name": "h2", "rx_ratio": None, "tx_ratio": 0.0, **usual},

@@ -179,7 +179,7 @@ def show_status(found: dict[str, Any]) -> None:
             *cells(
                 host["name"],
                 host["state"],
-                _load_bar(host["cpu_ratio"], found["threshold"]),
+                _load_bar(host["cpu_ratio"], host["threshold"]),
                 host["consecutive"],
                 percent(host["memory_ratio"], 1),
                 wording.use(wording.busiest_direction(host["rx_ratio"], host["tx_ratio"]), 1),
