@@ -9,9 +9,7 @@ from virtpoise_balancer.config import Config
 from virtpoise_balancer.monitor.queries import has_matchers
 from virtpoise_balancer.plan.unmatched import fits_none, like
 from virtpoise_balancer.rules import KINDS, GroupKind
-from virtpoise_balancer.rules.glob import WILDCARDS
-
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+from virtpoise_balancer.rules.glob import UUID, WILDCARDS
 
 
 def warnings(config: Config) -> list[str]:
@@ -69,7 +67,7 @@ def _of_rules(config: Config) -> Iterator[str]:
                     f"policy.rules.{number}.hosts: {pattern!r} fits no host of libvirt.hosts and libvirt.pattern"
                     f"{like(pattern, libvirt.hosts)}"
                 )
-        names = [one for one in rule.domains if not _UUID.fullmatch(one)]
+        names = [one for one in rule.domains if not UUID.fullmatch(one)]
         if config.policy.repair_rules and isinstance(KINDS[rule.kind], GroupKind) and names:
             yield (
                 f"policy.rules.{number}.domains: {names[0]!r} is a name, which whoever defines a domain chooses; with "

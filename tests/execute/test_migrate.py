@@ -328,15 +328,33 @@ def test_the_job_tells_of_its_disks_where_the_move_does_not(world: World) -> Non
     assert world.do(watch) == []
 
 
-def test_nothing_is_asked_for_while_its_volumes_cannot_be_written_down(world: World) -> None:
-    def note(_volumes: Sequence[str]) -> None:
-        raise StoreError("the disk is full")
+@pytest.mark.parametrize("taken", [False, True])
+def test_what_is_to_be_created_is_written_down_first(world: World, taken: bool) -> None:
+    """And that there is nothing, where libvirt has refused to."""
+    noted: list[tuple[tuple[str, ...], bool, bool]] = []
+    images = world.model.machines["h2"].images
+    images.update({"/srv/a"} if taken else ())
+
+    def note(volumes: Sequence[str], *, created: bool) -> None:
+        noted.append((tuple(volumes), created, "/srv/a" in images))
+
+    world.do(lambda: migrator(world).request(COPYING, lambda _: None, threading.Event(), lambda: None, note))
+    assert noted == [(("/srv/a",), False, taken), ((), True, True) if taken else (("/srv/a",), True, True)]
+
+
+@pytest.mark.parametrize("fails_after", [False, True])
+def test_nothing_is_asked_for_while_its_volumes_cannot_be_written_down(world: World, fails_after: bool) -> None:
+    def note(volumes: Sequence[str], *, created: bool) -> None:
+        if created is fails_after:
+            raise StoreError("the disk is full")
 
     requested = world.do(
         lambda: migrator(world).request(COPYING, lambda _: None, threading.Event(), lambda: None, note)
     )
     why = "the volumes for a copy of its disks cannot be written down: the disk is full"
-    assert (requested.why, requested.made_room) == (why, tuple(one.path for one in COPYING.copies))
+    made = tuple(one.path for one in COPYING.copies) if fails_after else ()
+    assert (requested.why, requested.made_room) == (why, made)
+    assert world.model.machines["h2"].images == set(made)
     assert world.do(lambda: world.hosts.presence("h2", "u")) is Presence.ABSENT
 
 

@@ -32,7 +32,9 @@ class _Endless(Exception):
 
 
 def check_secrets(config: Config) -> None:
-    """BadInput when a file with a secret that the configuration names cannot be used, by whoever calls this."""
+    """Check that this user can use all files with secrets that the configuration names. BadInput names one that is
+    wrong.
+    """
     config.prometheus.access().check()
     if config.web.token_file is not None:
         read_tokens(config.web.token_file)

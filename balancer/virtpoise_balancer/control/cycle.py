@@ -10,6 +10,7 @@ from typing import Protocol
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.commitments import remembered_since
 from virtpoise_balancer.analyse.drains import DrainOrder, of_group
+from virtpoise_balancer.analyse.facts import refuse
 from virtpoise_balancer.analyse.habits import HabitBook, Readings
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, window
 from virtpoise_balancer.analyse.others import LONGEST_GAP_SECONDS, OthersChange, counting, disturbed
@@ -194,7 +195,7 @@ class Cycle:
         """The facts once both hosts of each move were asked, if they forbid one of the moves."""
         self.possible.ask(moves, skip=situation.silence.silent, acts=situation.acts)
         facts = self.possible.facts()
-        return facts if any(facts.forbid(move.uuid, move.destination, move.copies) for move in moves) else None
+        return facts if refuse(facts, moves) else None
 
     def apply(self, wanted: Set[Choice], now: float) -> Plan:
         """Make these moves of the plan, as it is on a fresh look, and return them.

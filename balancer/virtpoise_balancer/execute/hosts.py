@@ -151,19 +151,28 @@ class Hosts(Protocol):
         ...
 
     def present(self, host: str, images: Sequence[str]) -> Mapping[str, bool]:
-        """Whether the host has these images (``Needs.images``); what its storage pools do not tell is left out."""
+        """Whether the host has these images (``Needs.images``); those that its pools cannot answer for are left out."""
         ...
 
     def make_room(self, host: str, copies: Sequence[DiskCopy]) -> tuple[str, ...]:
         """Create an empty volume for each disk, and return the volumes' paths; all or none.
 
-        LibvirtError where there is no room, or something is there already: that is never written to.
+        NoRoom where there is none, or something is there already: that is never written to. LibvirtError where it is
+        not known whether they were created.
         """
         ...
 
-    def discard(self, host: str, uuid: str, paths: Sequence[str], changed_before: float | None = None) -> None:
+    def discard(
+        self,
+        host: str,
+        uuid: str,
+        paths: Sequence[str],
+        changed_before: float | None = None,
+        *,
+        only_empty: bool = False,
+    ) -> None:
         """Delete volumes that ``make_room`` has created for the domain. LibvirtError where a domain may use one, or one
-        has changed since ``changed_before`` (Unix seconds).
+        has changed since ``changed_before`` (Unix seconds). ``only_empty``: those in which there is something stay.
         """
         ...
 

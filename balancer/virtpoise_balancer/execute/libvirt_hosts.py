@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 from annotated_types import Ge
 from pydantic import TypeAdapter, ValidationError
 
-from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.errors import LibvirtError, NoRoom
 from virtpoise_balancer.execute.facts import Bound, Hardware, HardwareVerdict, HostFacts, Presence
 from virtpoise_balancer.execute.hosts import Completed, RunningMigration
 from virtpoise_balancer.execute.transfer import Transfer
@@ -38,6 +38,7 @@ _VERDICTS: TypeAdapter[tuple[HardwareVerdict, ...]] = TypeAdapter(tuple[Hardware
 _YES: TypeAdapter[bool] = TypeAdapter(bool)
 _VERDICT: TypeAdapter[bool | None] = TypeAdapter(bool | None)
 _PATHS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
+_ROOM: TypeAdapter[tuple[str, ...] | str] = TypeAdapter(tuple[str, ...] | str)
 _RATE: TypeAdapter[float | None] = TypeAdapter(Annotated[float, Ge(0)] | None)
 _COUNT: TypeAdapter[int] = TypeAdapter(Annotated[int, Ge(0)])
 _NOTHING: TypeAdapter[None] = TypeAdapter(None)
@@ -180,10 +181,22 @@ class LibvirtHosts:
         return self._ask(_PRESENT, host, "present", tuple(images), seconds=_PROBE_SECONDS)
 
     def make_room(self, host: str, copies: Sequence[DiskCopy]) -> tuple[str, ...]:
-        return self._ask(_PATHS, host, "make_room", [asdict(one) for one in copies], seconds=_PROBE_SECONDS)
+        made = self._ask(_ROOM, host, "make_room", [asdict(one) for one in copies], seconds=_PROBE_SECONDS)
+        if isinstance(made, str):
+            raise NoRoom(f"{host}: {made}")
+        return made
 
-    def discard(self, host: str, uuid: str, paths: Sequence[str], changed_before: float | None = None) -> None:
-        self._ask(_NOTHING, host, "discard", uuid, tuple(paths), changed_before, seconds=_PROBE_SECONDS)
+    def discard(
+        self,
+        host: str,
+        uuid: str,
+        paths: Sequence[str],
+        changed_before: float | None = None,
+        *,
+        only_empty: bool = False,
+    ) -> None:
+        given = uuid, tuple(paths), changed_before, only_empty
+        self._ask(_NOTHING, host, "discard", *given, seconds=_PROBE_SECONDS)
 
     def verdicts(self, host: str, kinds: Sequence[Hardware]) -> tuple[HardwareVerdict, ...]:
         found = self._ask(_VERDICTS, host, "verdicts", [asdict(kind) for kind in kinds], seconds=_PROBE_SECONDS)
@@ -229,6 +242,6 @@ class LibvirtHosts:
 
 
 def _number(job: _Job, key: str) -> int | None:
-    """None also for a number that no migration comes near, and no database keeps."""
+    """The number, or None. None also for one that no migration comes near and no database keeps."""
     value = job.get(key)
     return value if isinstance(value, int) and 0 <= value <= MOST_BYTES else None

@@ -4,15 +4,17 @@ time.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import structlog
 
 from virtpoise_balancer.analyse.convergence import Convergence, Feasibility, feasibility
 from virtpoise_balancer.clock import SYSTEM, Clock
-from virtpoise_balancer.errors import LibvirtError, Refused, StoreError
+from virtpoise_balancer.errors import LibvirtError, NoRoom, Refused, StoreError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.hosts import Hosts, RunningMigration
 from virtpoise_balancer.execute.questions import running_job
@@ -41,6 +43,16 @@ _JOB_LATE_SECONDS = 120.0
 Watch = Callable[[Progress], None]
 # For how many seconds a migration has been under way, and its job; None where the source does not answer or has none.
 _Look = tuple[float, Progress | None]
+
+
+class NoteVolumes(Protocol):
+    """Writes down the volumes that were created for a migration, or are about to be."""
+
+    def __call__(self, volumes: Sequence[str], *, created: bool) -> None: ...
+
+
+def _unnoted(volumes: Sequence[str], *, created: bool) -> None:
+    """Nothing is written down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,26 +148,19 @@ class Migrator:
         watch: Watch,
         stop: threading.Event,
         check: Callable[[], None] = lambda: None,
-        note: Callable[[Sequence[str]], None] = lambda _volumes: None,
+        note: NoteVolumes = _unnoted,
     ) -> Requested:
         """Ask for the migration, and wait until that was answered or given up.
 
         Never raises for what libvirt says or does not say. ``check``: raises when nothing further may be done to it.
-        ``note``: takes the volumes that were created for copies of its disks, and raises StoreError or Refused when
-        they cannot be written down; then nothing is asked for.
+        ``note``: takes the volumes for copies of its disks, before and after they are created, and raises StoreError or
+        Refused when they cannot be written down; then nothing is asked for.
         """
         seen = _Seen(watch)
         began = self.clock.monotonic()
-        try:
-            made_room = self.hosts.make_room(move.destination, move.copies) if move.copies else ()
-        except LibvirtError as error:
-            return Requested(why=f"no room for a copy of its disks: {error}", cause=Cause.REFUSED, seconds=0.0)
-        if made_room:
-            try:
-                note(made_room)
-            except (Refused, StoreError) as error:
-                text = f"the volumes for a copy of its disks cannot be written down: {error}"
-                return Requested(why=text, cause=Cause.ERROR, seconds=0.0, made_room=made_room)
+        made_room = self._make_room(move, note) if move.copies else ()
+        if isinstance(made_room, Requested):
+            return made_room
         why, cause, answered, waited = self._run(move, seen, stop, began, check)
         if cause is Cause.ERROR and answered and not seen.copied:
             cause = Cause.REFUSED
@@ -168,6 +173,23 @@ class Migrator:
             dirty_bytes_per_second=seen.dirty_bytes_per_second,
             made_room=made_room,
         )
+
+    def _make_room(self, move: Move, note: NoteVolumes) -> tuple[str, ...] | Requested:
+        """The volumes that were created for copies of the move's disks, or what the request has come to without."""
+        made_room: tuple[str, ...] = ()
+        try:
+            note([one.path for one in move.copies], created=False)
+            made_room = self.hosts.make_room(move.destination, move.copies)
+            note(made_room, created=True)
+        except LibvirtError as error:
+            if isinstance(error, NoRoom):
+                with contextlib.suppress(Refused, StoreError):  # or it is found out later that there are none
+                    note((), created=True)
+            return Requested(why=f"no room for a copy of its disks: {error}", cause=Cause.REFUSED, seconds=0.0)
+        except (Refused, StoreError) as error:
+            text = f"the volumes for a copy of its disks cannot be written down: {error}"
+            return Requested(why=text, cause=Cause.ERROR, seconds=0.0, made_room=made_room)
+        return made_room
 
     def _run(
         self, move: Move, watch: Watch, stop: threading.Event, began: float, check: Callable[[], None]
@@ -329,7 +351,7 @@ class Migrator:
             )
 
     def _abort(self, move: Move, check: Callable[[], None]) -> str | None:
-        """Why it was not aborted, or None: it has ended by itself, as the wait that follows shows, or may not be."""
+        """Why it could not be aborted, or None where libvirt was asked to; the wait that follows shows its end."""
         try:
             check()
             self.hosts.abort(move.source, move.uuid)

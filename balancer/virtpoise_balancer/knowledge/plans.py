@@ -118,12 +118,12 @@ def settle(connection: Connection, plan_ids: tuple[int, ...]) -> None:
 
 
 def listed(connection: Connection, limit: int, group: str | None, broken: list[str]) -> tuple[PlanRecord, ...]:
-    """The newest first."""
+    """The stored plans in short, the newest first."""
     return tuple(_short(row) for row in _LISTED.rows(connection, broken, most=limit, group=group))
 
 
 def one(connection: Connection, plan_id: int) -> tuple[PlanRecord, Plan] | None:
-    """None when there is no such plan, BadInput when it cannot be read."""
+    """A stored plan; None when there is none. BadInput when it cannot be read."""
     broken: list[str] = []
     row = _ONE.row(connection, broken, plan_id=plan_id)
     for problem in broken:
@@ -132,7 +132,7 @@ def one(connection: Connection, plan_id: int) -> tuple[PlanRecord, Plan] | None:
 
 
 def inputs(connection: Connection, plan_id: int) -> Inputs | None:
-    """None when they are not kept, BadInput when they cannot be read."""
+    """What a plan was made from; None when that is not kept. BadInput when it cannot be read."""
     packed = connection.execute(_INPUTS, {"plan_id": plan_id}).scalar()
     return None if packed is None else unpack_inputs(packed, _named(plan_id))
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Literal
 
 from virtpoise_balancer.model.facts import DiskCopy
+from virtpoise_balancer.model.snapshot import Domain
 from virtpoise_balancer.model.units import Resource
 
 
@@ -82,6 +84,13 @@ class Refusal:
     host: str | None = None
     reason: Reason
     detail: Detail = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, domain: Domain, reason: Reason, detail: Detail = MappingProxyType({}), host: str | None = None
+    ) -> Refusal:
+        """The refusal of a domain where it is, or on another ``host``."""
+        return cls(domain=domain.name, uuid=domain.uuid, host=host or domain.host, reason=reason, detail=dict(detail))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -129,7 +129,7 @@ def read_hosts(
                 cpu_ratio=cpu_ratios[name],
                 memory_bytes=int(memory[name]),
                 memory_used_bytes=int(memory[name]) - int(available[name]),
-                hugepages_free=hugepages.get(name, ()),
+                hugepages_free=hugepages.get(name),
                 rx_ratio=rx[name][-1] if rx.get(name) else None,
                 tx_ratio=tx[name][-1] if tx.get(name) else None,
                 memory_ratio_window=memory_ratios.get(name, ()),

@@ -44,8 +44,8 @@ from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.monitor.sources import SOURCES, MetricsSource, SourceName
 from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTargets, host_of
 
-# How many samples a window has: enough for N and, after a restart, for a dip during a penalty.
-_READINGS = 30
+# How many samples a look takes, at least: enough for N and, after a restart, for a dip during a penalty.
+LEAST_SAMPLES = 30
 # How long a time, and how many hosts, one query for loads in the past covers.
 _LONGEST_SECONDS = 3600.0
 _MOST_HOSTS = 200
@@ -133,7 +133,7 @@ class Observer:
         return SampleTimes(
             step_seconds=self.step_seconds,
             reach_back_seconds=self.ranges.reading - self.step_seconds,
-            samples=max(_READINGS, self.consecutive),
+            samples=max(LEAST_SAMPLES, self.consecutive),
             delay_seconds=self.delay_seconds,
         )
 

@@ -40,7 +40,7 @@ from virtpoise_balancer.web.server import WebServer
 log = structlog.get_logger()
 
 _JOB = "cycle"
-# A cycle that has begun, and what is written in the end.
+# How long a stop may take besides its migrations: for a cycle that has begun, and for what is written at the end.
 _BESIDE_MIGRATIONS_SECONDS = 10.0
 # Read only when the daemon starts: an open store and a listening socket are not changed while it runs.
 _FIXED = ("state", "web", "log")

@@ -64,7 +64,7 @@ class Gate:
             return f"over {self.web.socket} only root and the balancer's own user may order (see web.socket_group)"
         if self.web.token_file is None:
             return "web.token_file is not set, so no orders are possible here"
-        if connection.url.scheme != "https" and not is_loopback(_client(connection)):
+        if connection.scope["scheme"] != "https" and not is_loopback(_client(connection)):
             return "orders are accepted only over TLS, or on the balancer's own machine"
         return None
 

@@ -93,6 +93,7 @@ class Published:
     overrides: Callable[[], Overrides] = Overrides
     clock: Clock = SYSTEM
     cycle_ended: float = field(init=False)
+    _statuses: tuple[State, tuple[HostStatus, ...]] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.cycle_ended = self.clock.monotonic()
@@ -107,6 +108,13 @@ class Published:
     def mode(self) -> Mode:
         """The mode in force: an order overrides the configuration, and the brake overrides both."""
         return "recommend" if self.brake else self.overrides().mode_over(self.state.mode)
+
+    def statuses(self, state: State) -> tuple[HostStatus, ...]:
+        """All hosts in the snapshot's order; empty before the first snapshot. Made once of each state."""
+        made = self._statuses
+        if made is None or made[0] is not state:
+            made = self._statuses = (state, host_statuses(state))
+        return made[1]
 
     @property
     def brake(self) -> Brake | None:
@@ -257,11 +265,14 @@ def _nearest_to_problem(policy: Policy, snapshot: Snapshot, host: Host) -> Overl
     host that is unknown.
     """
     counts = [
-        (count / trigger.consecutive, Overload(host=host.name, resource=one, ratio=samples[-1], consecutive=count))
+        (count / trigger.consecutive, one, samples[-1], count)
         for one, trigger, samples in (watched(host, policy) if host.known else ())
         for count in (consecutive(host, trigger, snapshot, samples),)
     ]
-    return max(counts, key=itemgetter(0))[1] if counts else None
+    if not counts:
+        return None
+    _, resource, ratio, count = max(counts, key=itemgetter(0))
+    return Overload(host=host.name, resource=resource, ratio=ratio, consecutive=count)
 
 
 def flights(published: Published) -> tuple[Flight, ...]:
@@ -297,7 +308,7 @@ def status(published: Published) -> Status:
         snapshot_at=state.snapshot.time if state.snapshot else None,
         result=state.result,
         sentence=state.sentence,
-        hosts=host_statuses(state),
+        hosts=published.statuses(state),
         in_flight=flights(published),
         unsettled=state.unsettled,
         refused_targets=state.refused,

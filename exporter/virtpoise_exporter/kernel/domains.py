@@ -9,7 +9,7 @@ from pathlib import Path
 from virtpoise_exporter.clock import SYSTEM, Clock
 from virtpoise_exporter.kernel.netdev import Counters, read_netdev
 from virtpoise_exporter.kernel.process import is_vcpu, parse_schedstat, parse_stat, pid_file, uuid_of
-from virtpoise_exporter.source import Traffic, Usage, VcpuSums
+from virtpoise_exporter.usage import Traffic, Usage, VcpuSums
 from virtpoise_exporter.virt.model import Domain, Nic
 
 NAMING_SECONDS = 5.0  # QEMU names the threads of its vCPUs much sooner

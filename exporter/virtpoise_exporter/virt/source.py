@@ -6,7 +6,7 @@ from typing import Any
 
 import libvirt
 
-from virtpoise_exporter.source import Flow, Traffic, Usage, VcpuSums
+from virtpoise_exporter.usage import Flow, Traffic, Usage, VcpuSums
 from virtpoise_exporter.virt.model import Domain
 from virtpoise_exporter.virt.stats import Ask
 

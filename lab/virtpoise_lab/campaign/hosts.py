@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.errors import LibvirtError, NoRoom
 from virtpoise_balancer.execute.facts import Bound, Hardware, HardwareVerdict, HostFacts, Presence
 from virtpoise_balancer.execute.hosts import Completed
 from virtpoise_balancer.model import DiskCopy, Progress
@@ -225,22 +225,32 @@ class ModelHosts:
 
         def do() -> None:
             if taken := machine.images.intersection(paths):
-                raise LibvirtError(f"storage volume '{sorted(taken)[0]}' exists already")
+                raise NoRoom(f"storage volume '{sorted(taken)[0]}' exists already")
             if machine.full:
-                raise LibvirtError("the storage pool at /images has 0 bytes free")
+                raise NoRoom("the storage pool at /images has 0 bytes free")
             machine.images.update(paths)
             machine.ours.update(paths)
 
         self._do(host, do, "a volume", "")
         return paths
 
-    def discard(self, host: str, uuid: str, paths: Sequence[str], changed_before: float | None = None) -> None:
+    def discard(
+        self,
+        host: str,
+        uuid: str,
+        paths: Sequence[str],
+        changed_before: float | None = None,
+        *,
+        only_empty: bool = False,
+    ) -> None:
         def do() -> None:
             copy = self.world.machines[host].copies.get(uuid)
             if copy is not None and copy.state in ACTIVE:
                 raise LibvirtError(f"{uuid} is active here")
+            ours = self.world.machines[host].ours  # persons' images are not empty
             for path in paths:
-                self.world.delete_disk(host, path)
+                if path in ours or not only_empty:
+                    self.world.delete_disk(host, path)
 
         self._do(host, do, "the end of a volume", uuid)
 

@@ -163,7 +163,7 @@ def _is_switched(domain: libvirt.virDomain) -> bool:
 def undefine(connection: libvirt.virConnect, uuid: str) -> None:
     """Remove the domain's definition from this host; one that is gone already is no error.
 
-    libvirt wants to be told what becomes of a UEFI domain's file of variables. It stays: hosts may share it.
+    libvirt must be asked to keep a UEFI domain's file of variables, or to delete it. It stays: hosts may share it.
     """
     try:
         domain = connection.lookupByUUIDString(uuid)

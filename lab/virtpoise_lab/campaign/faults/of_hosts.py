@@ -76,7 +76,7 @@ def _emptiest(run: Run, _met: Met, _seconds: float) -> None:
 
 
 def _slow(which: str) -> Begin:
-    """A host that answers late, for so long that a move may fail and be made again meanwhile."""
+    """A host that answers late, and long enough that a move may fail and be made again before it ends."""
     begin = of_host(which, "slow_seconds", lambda run: run.random.choice(SLOW))
 
     def for_long(run: Run, met: Met, seconds: float) -> None:
