@@ -96,7 +96,7 @@ def cycle(path: Path) -> tuple[str, ...]:
         )
         report = made.run(NOW)
         made.obstacle(plan(SEEN, thesis_policy()).moves[0], ordered=False)
-        store.forget(NOW, keep_days=90, keep_bytes=10_000)
+        store.forget(NOW, keep_days=90, keep_bytes=100_000)
     return report.broken
 
 
