@@ -21,7 +21,7 @@ def warnings(config: Config) -> list[str]:
     common = [of_rules.pop(name) for name, own in every.items() if name and own.policy.rules == config.policy.rules]
     found += [line for line in (common[0] if common else ()) if all(line in lines for lines in common)]
     for name, own in every.items():
-        lines = [*_of_hosts(own), *of_rules.get(name, ())]
+        lines = [*_of_hosts(own), *_of_migrations(own), *of_rules.get(name, ())]
         found += [f"groups.{name}.{line}" if name else line for line in lines]
     return found
 
@@ -40,6 +40,14 @@ def _of_hosts(config: Config) -> Iterator[str]:
     for key, uri in {"uri": libvirt.uri, **{f"hosts.{name}": uri for name, uri in libvirt.hosts.items()}}.items():
         if re.search(r"[?&]no_verify=(?!0)", uri):
             yield f"libvirt.{key}: no_verify lets any machine take the host's place"
+
+
+def _of_migrations(config: Config) -> Iterator[str]:
+    if config.migration.post_copy:
+        yield (
+            "migration.post_copy: a domain that is migrated so is lost if a host, QEMU or the network between them fails "
+            "before the rest of its memory has arrived"
+        )
 
 
 def _of_rules(config: Config) -> Iterator[str]:

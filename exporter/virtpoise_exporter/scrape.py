@@ -9,6 +9,7 @@ from queue import SimpleQueue
 from typing import Protocol, runtime_checkable
 
 from virtpoise_exporter import __version__, metrics
+from virtpoise_exporter.clock import SYSTEM, Clock
 from virtpoise_exporter.errors import Incomplete
 from virtpoise_exporter.exposition import Family, render
 from virtpoise_exporter.log import log
@@ -50,8 +51,9 @@ class _Result:
 class _Lane:
     """A thread that runs one collector at a time; while it hangs, scrapes go on without that collector."""
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: Collector, clock: Clock) -> None:
         self.collector = collector
+        self._clock = clock
         self._complained = ""
         self._quiet_until = 0.0
         self._queue: SimpleQueue[tuple[Future[_Result], float]] = SimpleQueue()
@@ -92,7 +94,7 @@ class _Lane:
         """Logs why the collector fails, once for each reason and once a minute, and that it succeeds again: scrapes
         come all the time.
         """
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if reason == self._complained or (reason and now < self._quiet_until):
             return
         self._complained = reason
@@ -106,8 +108,10 @@ class _Lane:
 class Scraper:
     """Runs all collectors at once and renders what came in time. ``extra`` returns an exposition to append."""
 
-    def __init__(self, collectors: Iterable[Collector], extra: Callable[[], bytes] = bytes) -> None:
-        self._lanes = tuple(_Lane(collector) for collector in collectors)
+    def __init__(
+        self, collectors: Iterable[Collector], extra: Callable[[], bytes] = bytes, clock: Clock = SYSTEM
+    ) -> None:
+        self._lanes = tuple(_Lane(collector, clock) for collector in collectors)
         self._extra = extra
 
     def scrape(self, seconds: float) -> bytes:

@@ -1,11 +1,11 @@
 """A scrape: whoever fails or hangs is left out, said to be, and does no harm to the others."""
 
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
 
+from builders import FakeClock
 from virtpoise_exporter import metrics
 from virtpoise_exporter.exposition import Family
 from virtpoise_exporter.scrape import Scraper
@@ -91,18 +91,15 @@ def test_scrapes_that_a_collector_missed_are_not_made_up_for(hanging: Hanging) -
     assert hanging.entered == 2
 
 
-def test_who_scrapes_impatiently_does_not_fill_the_log(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_scrapes_impatiently_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "virtpoise_exporter")
-    collector = Flaky()
-    scraper = Scraper([collector])
+    collector, clock = Flaky(), FakeClock()
+    scraper = Scraper([collector], clock=clock)
     for _ in range(20):
         scraper.scrape(5.0)
     said = ["collector flaky failed: OSError('1')", "collector flaky succeeds again"]
     assert caplog.messages == said
-    later = time.monotonic() + 61
-    monkeypatch.setattr(time, "monotonic", lambda: later)
+    clock.at += 61
     scraper.scrape(5.0)
     scraper.scrape(5.0)
     assert caplog.messages == [*said, "collector flaky failed: OSError('21')", "collector flaky succeeds again"]

@@ -41,6 +41,12 @@ def overloaded(first: str, second: str, name: str) -> Snapshot:
     return group(host(first, 0.9, 0.9, 0.9), host(second, 0.1, 0.1, 0.1), domain(name, first, 1.0))
 
 
+def free() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
+
+
 @dataclass
 class OneGroup:
     """In the place of Prometheus, of the migrator and of the executor of one group."""
@@ -54,8 +60,10 @@ class OneGroup:
     migrator: object = None
     limits: object = None
     moves: list[Move] = field(default_factory=list)
+    held: threading.Event = field(default_factory=free)
 
     def observe(self, now: float) -> Observation:
+        self.held.wait()
         if self.failure:
             raise MonitorError(self.failure)
         return Observation(snapshot=replace(self.seen, time=now), age_seconds=1.0)
@@ -67,7 +75,9 @@ class OneGroup:
         return self.observe(now)
 
     def members(self, now: float) -> frozenset[str]:
-        return frozenset(one.name for one in self.observe(now).snapshot.hosts)
+        if self.failure:
+            raise MonitorError(self.failure)
+        return frozenset(one.name for one in self.seen.hosts)
 
     def loads(self, windows: Collection[HostWindow]) -> MeasuredLoads:
         return MeasuredLoads({})
@@ -175,6 +185,30 @@ def test_each_group_is_planned_and_carried_out_by_itself(groups: dict[str, OneGr
         served.until(lambda: all(one.moves for one in groups.values()))
         assert {(move.domain, move.destination) for move in groups["blue"].moves} == {("bv", "b2")}
         assert {(move.domain, move.destination) for move in groups["red"].moves} == {("rv", "r2")}
+
+    served.while_it_runs(act)
+
+
+def test_a_look_that_hangs_holds_no_other_group_up(groups: dict[str, OneGroup], path: Path) -> None:
+    """Nor do those of all but one group: their looks end in whatever order."""
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "interval_seconds": 86400}))  # the test alone has it take a turn
+    served = Served(path)
+
+    def act() -> None:
+        served.daemon._turn()  # it leads from then on
+        blue, red = (one.published for one in served.daemon._groups)
+        ended = blue.cycle_ended, red.cycle_ended
+        groups["blue"].held.clear()
+        with ThreadPoolExecutor(1) as pool:
+            try:
+                turn = pool.submit(served.daemon._turn)
+                served.until(lambda: red.cycle_ended != ended[1])
+                assert blue.cycle_ended == ended[0]
+            finally:
+                groups["blue"].held.set()
+            turn.result()
+        assert blue.cycle_ended != ended[0]
 
     served.while_it_runs(act)
 

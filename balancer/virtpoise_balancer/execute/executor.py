@@ -274,7 +274,7 @@ class LibvirtExecutor:
             except Exception as error:
                 return self._skip(migration_id, move, _against_it(error))
             why = self._against(move, lambda: self._rechecks[self._items[migration_id].plan](move))
-        measured = WriteRate() if why else self.migrator.measure(move, self._beside(move))
+        measured = WriteRate() if why or move.post_copy else self.migrator.measure(move, self._beside(move))
         if measured.why:
             return self._skip(migration_id, move, measured.why, Cause.SLOW, measured.dirty_bytes_per_second)
         cause = None if why else Cause.OBSTACLE

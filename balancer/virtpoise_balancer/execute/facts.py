@@ -22,6 +22,7 @@ class Presence(StrEnum):
     DESTROYED = "destroyed"  # its process was ended over libvirt
     PAUSED = "paused"  # active, but its CPUs do not run
     MIGRATING = "between hosts"  # paused by a migration, on either of its hosts
+    TORN = "torn by post-copy"  # a migration broke after the switch: a part of its memory is on the other host
     RUNNING = "running"
 
 

@@ -184,6 +184,9 @@ class Move:
     this move. ``domain_score``: that of the domain, comparable to ``Plan.scores.domains``. Plans of earlier versions
     have none of them.
 
+    ``copies``: the disks that are copied along. ``post_copy``: the domain runs on the destination before all of its
+    memory is there, after one pass over it.
+
     ``saved_minutes``: what all moves that relieve the source are expected to save, and
     ``cost_minutes``: what they cost, both in minutes of one host; None where that was not weighed.
     """
@@ -208,6 +211,7 @@ class Move:
     saved_minutes: float | None = None
     cost_minutes: float | None = None
     copies: tuple[DiskCopy, ...] = ()
+    post_copy: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -334,7 +334,8 @@ class FailedAttempts:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The group at one moment, with what earlier migrations taught: ``residuals`` of the predictions, the speed of
-    ``links``, and the ``attempts`` that failed. ``habits``: what domains usually use.
+    ``links``, and the ``attempts`` that failed. ``habits``: what domains usually use. ``post_copy``: domains that did
+    not converge may be migrated by post-copy.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -347,6 +348,7 @@ class Snapshot:
     links: tuple[LinkSpeed, ...] = ()
     attempts: tuple[FailedAttempts, ...] = ()
     habits: Habits | None = None
+    post_copy: bool = False
 
     @property
     def migrating(self) -> tuple[Domain, ...]:

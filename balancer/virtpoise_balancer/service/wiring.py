@@ -250,4 +250,5 @@ def make_cycle(
         possible=possible or NothingKnown(),
         accounts=accounts,
         only_recommends=config.libvirt.only_recommends,
+        post_copy=config.migration.post_copy,
     )

@@ -144,8 +144,12 @@ class ModelHosts:
         destination: str,
         bandwidth_mib_per_second: int | None,
         copies: Sequence[DiskCopy] = (),
+        *,
+        post_copy: bool = False,
     ) -> Iterator[ModelRequest]:
         self.process.check()
+        if post_copy:
+            raise AssertionError("the model's libvirt has no post-copy")
         self.on_request(self.process, uuid, source, destination)
         world = self.world
         if missing := {one.path for one in copies} - world.machines[destination].images:
@@ -166,6 +170,9 @@ class ModelHosts:
 
     def dirty_rate(self, host: str, uuid: str, least_bytes: int) -> float | None:
         return None  # its domains are small
+
+    def switch(self, host: str, uuid: str) -> None:
+        raise AssertionError("the model's libvirt has no post-copy")
 
     def set_bandwidth(self, host: str, uuid: str, bandwidth_mib_per_second: int | None) -> None:
         self.on_act(self.process, "a limit of the bandwidth", host, uuid)
