@@ -18,8 +18,8 @@ from virtpoise_balancer.errors import LibvirtError, NoRoom, Refused, StoreError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.hosts import Hosts, RunningMigration
 from virtpoise_balancer.execute.questions import running_job
-from virtpoise_balancer.execute.reconcile import ACTIVE, Silent
 from virtpoise_balancer.execute.reconciler import Requested
+from virtpoise_balancer.execute.verdict import ACTIVE, Silent
 from virtpoise_balancer.model import ASSUMED_BYTES_PER_SECOND, Cause, JournalEntry, Move, Progress
 from virtpoise_balancer.visible import visible
 
