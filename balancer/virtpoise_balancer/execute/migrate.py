@@ -154,7 +154,7 @@ class Migrator:
 
         Never raises for what libvirt says or does not say. ``check``: raises when nothing further may be done to it.
         ``note``: takes the volumes for copies of its disks, before and after they are created, and raises StoreError or
-        Refused when they cannot be written down; then nothing is asked for.
+        Refused when they cannot be written down; then no migration is requested.
         """
         seen = _Seen(watch)
         began = self.clock.monotonic()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from virtpoise_balancer.analyse.membership import shared_hosts
 from virtpoise_balancer.errors import MonitorError
 
-# At most so many groups are asked about at once.
+# For how many groups Prometheus is queried at once.
 AT_ONCE = 4
 
 
