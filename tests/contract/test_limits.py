@@ -14,7 +14,7 @@ from virtpoise_balancer.execute.worker import needs
 from virtpoise_balancer.knowledge import others as kept_others
 from virtpoise_balancer.monitor import client, domain_figures, doubt, matchers, replies, targets
 from virtpoise_balancer.plan.default import rule_set
-from virtpoise_balancer.web import api, connections, live, pace, server, strangers
+from virtpoise_balancer.web import api, connections, fair, live, pace, server, strangers
 from virtpoise_exporter.virt import xml
 from virtpoise_exporter.web import server as listener
 from virtpoise_exporter.web import shared, turns
@@ -77,6 +77,11 @@ BALANCER = {
         f"{pace.RATE_PER_SECOND:.0f} a second",
         f"bursts of {pace.BURST:.0f}",
         f"up to {pace.LONGEST_WAIT_SECONDS:.0f} s",
+        "429",
+    ],
+    "Answers of one address at once (pages; metrics and health)": [
+        f"{fair.MOST_ANSWERED_AT_ONCE} each",
+        f"{fair.MOST_ASKED} wait",
         "429",
     ],
     "Reading of an answer": [f"{connections.READING_SECONDS:.0f} s", "64 KiB"],
