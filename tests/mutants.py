@@ -191,7 +191,7 @@ def _an_error_is_an_end(patch: Patch) -> None:
 
 
 def _a_silent_host_is_empty(patch: Patch) -> None:
-    """V8: a host whose list of domains does not stand is idle, and a destination."""
+    """V8: a host whose list of domains contradicts libvirt's count is idle, and a destination."""
     patch.setattr(doubt, "of_lists", lambda _lists, _replaced: None)
     patch.setattr(Reach, "silence", lambda _self: Silence())
 

@@ -156,7 +156,7 @@ def test_a_guest_that_writes_too_fast_is_given_up_with_throttling_only_when_that
     assert source is not None
     uuid = lab.state.domain("vm1").uuid
     lab.load("vm1", 60, dirty=20)
-    section = "auto_converge: false, bandwidth_mib_per_second: 12, timeout_seconds: 120"
+    section = "auto_converge: false, bandwidth_mib_per_second: 12, timeout_seconds: 120, max_downtime_seconds: 0.05"
     given_up = wiring.make_migrator(configured(lab, section), workers)
     # QEMU looks at some 50 pages of so small a guest: one measurement may be wrong by half.
     written = [given_up.hosts.dirty_rate(source, uuid, 1) or 0 for _ in range(5)]
@@ -166,6 +166,7 @@ def test_a_guest_that_writes_too_fast_is_given_up_with_throttling_only_when_that
     assert (requested.why or "").startswith("aborted: it does not converge: each of the last "), requested
     assert (requested.cause, requested.answered) == (Cause.SLOW, True)
     assert given_up.hosts.presence(source, uuid) is Presence.RUNNING
+    assert asked_of_qemu(lab, source, "query-migrate-parameters")["downtime-limit"] == 300, "as before the migration"
     throttled: list[float] = []
     section = "throttle_initial_ratio: 0.6, throttle_increment_ratio: 0.35, bandwidth_mib_per_second: 12"
     migrator = wiring.make_migrator(configured(lab, section), workers)

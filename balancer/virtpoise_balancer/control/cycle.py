@@ -144,10 +144,10 @@ class Cycle:
     accounts: Accounts = field(default_factory=NoAccounts)
     habits: HabitBook = field(default_factory=HabitBook)
 
-    def run(self, now: float) -> Report:
-        """One turn at ``now`` (Unix seconds)."""
+    def run(self, now: float, look: Callable[[], Observation] | None = None) -> Report:
+        """One turn at ``now`` (Unix seconds). ``look``: has what was seen then, or raises why nothing was."""
         try:
-            seen = self.observer.observe(now)
+            seen = look() if look else self.observer.observe(now)
         except MonitorError as error:
             return self.failed(f"nothing is done: {error}", now)
         untold = usual.take_in(self.habits, self.observer, seen.snapshot, self.policy)

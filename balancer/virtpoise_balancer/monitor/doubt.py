@@ -116,7 +116,7 @@ def of_lists(lists: Lists, replaced: AbstractSet[str]) -> Unknown | None:
         if counted is not None and counted != listed:
             return Unknown(
                 kind=UnknownKind.DOMAINS,
-                text=f"its list of domains does not stand: {counted:g} {what}, {listed} listed",
+                text=f"its list of domains contradicts libvirt's count: {counted:g} {what}, {listed} listed",
             )
     return None
 
@@ -153,7 +153,7 @@ def _of_claims(claimed: int, others: Counter[str]) -> Unknown:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return Unknown(
         kind=UnknownKind.DOMAINS,
-        text=f"its list of domains does not stand: {claimed} of them run on {', '.join(names[:3])}{more} as well",
+        text=f"its list of domains contradicts those of others: {claimed} of them run on {', '.join(names[:3])}{more} as well",
     )
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_lab.campaign.faults.parts import LONG_SECONDS, SLOW, Begin, Met, lasting, of_host, switched
+from virtpoise_lab.campaign.run import Run
 from virtpoise_lab.campaign.world import WE
-
-if TYPE_CHECKING:
-    from virtpoise_lab.campaign.run import Run
 
 
 def _at(which: str, begin: str, end: str) -> Begin:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_lab.campaign.balancer import PERSON
 from virtpoise_lab.campaign.faults.parts import LONG_SECONDS, SLOW, Begin, Met, of_host
 from virtpoise_lab.campaign.migration import Job, Step, migrate
-
-if TYPE_CHECKING:
-    from virtpoise_lab.campaign.run import Run
+from virtpoise_lab.campaign.run import Run
 
 
 def _ends(as_: Presence) -> Begin:
