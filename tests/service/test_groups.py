@@ -22,12 +22,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from builders import SAMPLE_TIMES, domain, group, host
 from virtpoise_balancer.analyse.habits import Readings
+from virtpoise_balancer.analyse.membership import Machine, same_machines
 from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Config, read_config
 from virtpoise_balancer.control.orders import By
 from virtpoise_balancer.errors import MonitorError
 from virtpoise_balancer.execute import executor, migrate
 from virtpoise_balancer.execute.executor import InFlight, Recheck
+from virtpoise_balancer.execute.facts import HostFacts
+from virtpoise_balancer.execute.incompatible import HostRecord
 from virtpoise_balancer.model import Entries, Move, SampleTimes, Snapshot, UnknownKind
 from virtpoise_balancer.monitor.observe import HostWindow, MeasuredLoads, Observation
 from virtpoise_balancer.service import wiring
@@ -152,6 +155,11 @@ class Served:
         (found,) = (one for one in self.daemon._groups if one.name == name)
         return found.published.state.sentence
 
+    def why_unknown(self, group: str, name: str) -> str:
+        seen = next(one for one in self.daemon._groups if one.name == group).published.state.observation
+        found = seen.snapshot.host(name) if seen else None
+        return found.unknown.text if found and found.unknown else ""
+
     def cycle(self, name: str) -> None:
         """Wait for a whole cycle of the group from now on."""
         (found,) = (one for one in self.daemon._groups if one.name == name)
@@ -185,6 +193,42 @@ def test_each_group_is_planned_and_carried_out_by_itself(groups: dict[str, OneGr
         served.until(lambda: all(one.moves for one in groups.values()))
         assert {(move.domain, move.destination) for move in groups["blue"].moves} == {("bv", "b2")}
         assert {(move.domain, move.destination) for move in groups["red"].moves} == {("rv", "r2")}
+
+    served.while_it_runs(act)
+
+
+def machine(uuid: str, *domains: str) -> Machine:
+    return Machine(uuid=uuid, domains=frozenset(domains))
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "same"),
+    [
+        (machine("m", "a", "b"), machine("m", "b"), True),
+        (machine("m"), machine("m", "b"), True),
+        (machine("m", "a"), machine("m", "b"), False),
+        (machine("m", "a"), machine("n", "a"), False),
+    ],
+    ids=["same", "looked-at-before", "two-boards-with-one-uuid", "another"],
+)
+def test_one_machine_under_two_names_is_left_alone_in_both_groups(here: Machine, there: Machine, same: bool) -> None:
+    """Its name in the other group is given; two boards with one uuid are two machines."""
+    machines = {"blue": {"kvm1": here, "kvm2": machine("x")}, "red": {"kvm1.lan": there}}
+    why = "it is kvm1.lan of group red under another name: both have the uuid m"
+    assert same_machines(machines, "blue") == ({"kvm1": why} if same else {})
+    assert bool(same_machines(machines, "red")) is same
+
+
+def test_what_libvirt_says_of_hosts_shows_one_that_is_in_two_groups(groups: dict[str, OneGroup], path: Path) -> None:
+    served = Served(path)
+
+    def act() -> None:
+        blue, red = served.daemon._groups
+        both = HostFacts(libvirt_version=9, hypervisor_version=7, cpu=None, devices=None, uuid="m")
+        for one, name in ((blue, "b1"), (red, "r2")):
+            one._inventory._records = {name: HostRecord(at=0.0, facts=both)}
+        served.until(lambda: "r2 of group red" in served.why_unknown("blue", "b1"))
+        served.until(lambda: "b1 of group blue" in served.why_unknown("red", "r2"))
 
     served.while_it_runs(act)
 

@@ -315,6 +315,19 @@ def test_only_a_host_with_a_threshold_of_its_own_shows_it(
     assert metric(client, "virtpoise_host_memory_threshold_ratio") == {("h2",): 0.7}
 
 
+def test_status_page_and_history_show_a_hosts_own_threshold(
+    client: TestClient, published: Published, store: Store
+) -> None:
+    after_a_cycle(published, store)
+    policy = Policy(hosts=(HostLimits(hosts=("h2",), cpu=0.65),))
+    published.state = replace(published.state, policy=policy)
+    status = client.get("/api/v1/status").json()
+    assert status["threshold"] == 0.8
+    assert {one["name"]: one["threshold"] for one in status["hosts"]} == {"h1": 0.8, "h2": 0.65, "h3": 0.8}
+    marks = re.findall(r"(source|destination) (h\d): [^\"]*, threshold (\d+)%", client.get("/history").text)
+    assert {(host, mark) for _, host, mark in marks} == {("h1", "80"), ("h2", "65")}
+
+
 def test_a_host_with_nothing_to_tell_has_one_series(client: TestClient, published: Published, store: Store) -> None:
     """Of ten thousand hosts each series of all would be ten thousand."""
     after_a_cycle(published, store)
@@ -325,6 +338,10 @@ def test_a_host_with_nothing_to_tell_has_one_series(client: TestClient, publishe
         return sum(not line.startswith("#") for line in published_metrics(client))
 
     assert series(60) - series(20) == 40
+
+
+def test_when_counters_began_is_no_series(client: TestClient) -> None:
+    assert [line for line in published_metrics(client) if "_created" in line] == []
 
 
 def published_metrics(client: TestClient) -> list[str]:

@@ -30,7 +30,7 @@ from virtpoise_balancer.service import signals, wiring
 from virtpoise_balancer.service.common_notes import CommonNotes
 from virtpoise_balancer.service.group import Common, GroupAtStart, ServedGroup
 from virtpoise_balancer.service.leading import Leadership
-from virtpoise_balancer.service.roster import AT_ONCE, Roster
+from virtpoise_balancer.service.roster import Roster
 from virtpoise_balancer.service.systemd import notify
 from virtpoise_balancer.service.turns import EarlyLook
 from virtpoise_balancer.threads import THREADS, Lock
@@ -41,6 +41,8 @@ from virtpoise_balancer.web.server import WebServer
 log = structlog.get_logger()
 
 _JOB = "cycle"
+# How many groups are looked at side by side.
+_AT_ONCE = 4
 # How long a stop may take besides its migrations: for a cycle that has begun, and for what is written at the end.
 _BESIDE_MIGRATIONS_SECONDS = 10.0
 # Read only when the daemon starts: an open store and a listening socket are not changed while it runs.
@@ -185,15 +187,16 @@ class Daemon:
         if len(self._groups) == 1:
             self._groups[0].turns.turn(prepare=self._reload_if_ordered)
             return
-        with self._turning:
-            self._reload_if_ordered()
-            self._roster.keep_up({group.name: group.members for group in self._groups})
-        if not self._leadership.leads:  # who waits looks at nothing
-            for group in self._groups:
-                group.turns.turn()
-            return
-        at = self._clock.now()
-        with ThreadPoolExecutor(min(len(self._groups), AT_ONCE), "look at groups") as pool:
+        with ThreadPoolExecutor(min(len(self._groups), _AT_ONCE), "look at groups") as pool:
+            with self._turning:
+                self._reload_if_ordered()
+                asked = {group.name: pool.submit(group.members).result for group in self._groups}
+                self._roster.keep_up(asked, lambda: {group.name: group.machines() for group in self._groups})
+            if not self._leadership.leads:  # who waits looks at nothing
+                for group in self._groups:
+                    group.turns.turn()
+                return
+            at = self._clock.now()
             looks = {pool.submit(group.turns.look, at): group for group in self._groups}
             for look in as_completed(looks):
                 if not self._stop.is_set():

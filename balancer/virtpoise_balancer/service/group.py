@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
-from virtpoise_balancer.analyse.membership import with_shared
+from virtpoise_balancer.analyse.membership import Machine, with_shared
 from virtpoise_balancer.analyse.silence import with_silence
 from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.config import Config
@@ -147,6 +147,10 @@ class ServedGroup:
     def members(self) -> frozenset[str]:
         """The names of its hosts now. MonitorError."""
         return self._observer.members(self._common.clock.now())
+
+    def machines(self) -> Mapping[str, Machine]:
+        """Which machine each of its hosts is, as far as its libvirt has said."""
+        return self._inventory.machines()
 
     def use(self, config: Config) -> None:
         """Go on with a new configuration, while no cycle runs and no order is followed."""

@@ -9,6 +9,7 @@ from operator import itemgetter
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.brake import Brake, in_force
 from virtpoise_balancer.analyse.drains import DrainOrder, is_draining
+from virtpoise_balancer.analyse.host_limits import trigger_of
 from virtpoise_balancer.analyse.overload import consecutive
 from virtpoise_balancer.analyse.triggers import overloads, watched
 from virtpoise_balancer.blackout import Blackout
@@ -139,6 +140,7 @@ class HostStatus:
     ``overloaded``: the newest plan takes it as overloaded; while there is no plan, the newest samples make it so.
     ``consecutive``: how many of ``resource``'s newest samples count towards the ``needed`` ones that make a problem;
     fewer are enough on a host whose load rises. ``resource``: the one nearest to a problem; ``ratio``: its newest.
+    ``threshold``: the host's own of its CPU load, or the common one.
     """
 
     name: str
@@ -157,6 +159,7 @@ class HostStatus:
     ratio: float | None
     consecutive: int
     needed: int
+    threshold: float
     penalty_seconds: float
     failures: int
     domains: tuple[str, ...]
@@ -258,6 +261,7 @@ def _host_status(
         ratio=nearest.ratio if nearest else None,
         consecutive=nearest.consecutive if nearest else 0,
         needed=state.policy.trigger(nearest.resource if nearest else Resource.CPU).consecutive,
+        threshold=trigger_of(host, Resource.CPU, state.policy).threshold,
         penalty_seconds=max(host.penalty_until - snapshot.time, 0.0) if host.penalty_until else 0.0,
         failures=backoff.failures if backoff else 0,
         domains=tuple(sorted(domain.name for domain in domains)),

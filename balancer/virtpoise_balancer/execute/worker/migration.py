@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import libvirt
@@ -75,10 +76,6 @@ def migrate(
 
     moving = connection.lookupByUUIDString(uuid)
     _ensure_may_resume(moving)
-    if post_copy:
-        moving.migrateSetMaxDowntime(_LEAST_DOWNTIME_MILLISECONDS)
-    elif how.max_downtime_seconds is not None:  # no parameter of a migration: QEMU keeps it for the domain
-        moving.migrateSetMaxDowntime(max(round(how.max_downtime_seconds * 1000), _LEAST_DOWNTIME_MILLISECONDS))
 
     def note(_connection: object, domain: libvirt.virDomain, event: int, _detail: int, _nothing: object) -> None:
         if event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED and domain.UUIDString() == uuid:
@@ -86,7 +83,8 @@ def migrate(
 
     try:
         there.to(watched).domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, note, None)
-        moving.migrateToURI3(target, parameters, flags)
+        with _downtime_limit(moving, 0.0 if post_copy else how.max_downtime_seconds):
+            moving.migrateToURI3(target, parameters, flags)
         if post_copy:
             return None  # libvirt has started it
         try:
@@ -96,6 +94,25 @@ def migrate(
         return time.monotonic() - arrived[-1] if arrived else None
     finally:
         there.close()
+
+
+@contextlib.contextmanager
+def _downtime_limit(domain: libvirt.virDomain, seconds: float | None) -> Iterator[None]:
+    """Limits the downtime at the end of the domain's migration. None: QEMU's own limit stands.
+
+    That is no parameter of a migration. The source's QEMU keeps it, so it is set back where the domain stays.
+    """
+    if seconds is None:
+        yield
+        return
+    before = domain.migrateGetMaxDowntime()
+    domain.migrateSetMaxDowntime(max(round(seconds * 1000), _LEAST_DOWNTIME_MILLISECONDS))
+    try:
+        yield
+    except libvirt.libvirtError:
+        with contextlib.suppress(libvirt.libvirtError):
+            domain.migrateSetMaxDowntime(before)
+        raise
 
 
 def switch(connection: libvirt.virConnect, uuid: str) -> None:

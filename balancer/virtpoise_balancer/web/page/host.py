@@ -64,7 +64,7 @@ def host_page(writer: Writer, request: Request) -> KeptAnswer:
         row=host_row(state.policy, host, detail.status, domains, named=False),
         curve=curve(host.cpu_ratio, snapshot.step_seconds, trigger_of(host, Resource.CPU, state.policy).threshold),
         domains=domain_rows(domains, host, state.plan),
-        migrations=[migration_card(record, state.policy) for record in history],
+        migrations=[migration_card(record, state) for record in history],
         drained=is_draining(host.name, state.drains),
     )
 
