@@ -41,7 +41,7 @@ from virtpoise_balancer.plan.default.residents import BATCH_HOSTS, Residents
 from virtpoise_balancer.plan.default.rule_set import RuleSet, gather
 from virtpoise_balancer.plan.possible import offers
 from virtpoise_balancer.plan.problems import concerned, no_destination
-from virtpoise_balancer.plan.stocks import Stock, free
+from virtpoise_balancer.plan.stocks import Stocks
 
 # The rows of resources x hosts, and the columns of domains x resources.
 CPU, MEMORY, RX, TX = Resource.CPU.row, Resource.MEMORY.row, Resource.RX.row, Resource.TX.row
@@ -168,7 +168,7 @@ class Group:
         )
         cpu = newest(windows, policy.cpu.consecutive)
         use = np.empty((len(Resource), len(self.hosts)))
-        # What one sample is above the mean by chance; nothing on a host of which that is not known.
+        # How far one sample is above the mean by chance. Nothing where little is known of the host.
         single = np.minimum(np.sqrt(policy.cpu.consecutive) * noise, _KNOWN * (NOISE_RATIO - noise))
         use[CPU] = np.fmax(np.fmax(level, _highest(cpu) - single), self.ahead)
         for resource, window in _WINDOWS.items():
@@ -288,9 +288,9 @@ class Group:
         return found
 
     @cached_property
-    def stocks(self) -> Mapping[Stock, Floats]:
-        """By each stock that a domain needs, what the hosts have free of it (hosts), in bytes."""
-        return free(self.hosts, self.snapshot.domains, self.policy)
+    def stocks(self) -> Stocks:
+        """What the hosts have free of the stocks that domains need."""
+        return Stocks.of(self.hosts, self.snapshot.domains, self.policy)
 
     @cached_property
     def offers(self) -> Mapping[Requirement, Mask]:
