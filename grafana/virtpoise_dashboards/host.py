@@ -19,7 +19,7 @@ from virtpoise_dashboards.model import (
 from virtpoise_dashboards.promql import BALANCER, CPU_LOAD, HOST, MEMORY_LOAD
 
 OF_HOST = f'{BALANCER}, host=~"$host"'
-THRESHOLD = f"max(virtpoise_host_cpu_threshold_ratio{{{OF_HOST}}})"
+THRESHOLD = f"max(virtpoise_host_cpu_threshold_ratio{{{OF_HOST}}}) or max(virtpoise_cpu_threshold_ratio{{{BALANCER}}})"
 
 
 def _rate(metric: str, by: str) -> str:

@@ -70,9 +70,9 @@ def uplink_load(direction: str) -> str:
 
 
 FULLEST_UPLINK = f"max by (host) ({uplink_load('receive')} or {uplink_load('transmit')})"
-THRESHOLD = f"max(virtpoise_host_cpu_threshold_ratio{{{BALANCER}}})"
-MEMORY_THRESHOLD = f"max(virtpoise_host_memory_threshold_ratio{{{BALANCER}}})"
-UPLINK_THRESHOLD = f"max(virtpoise_host_network_threshold_ratio{{{BALANCER}}})"
+THRESHOLD = f"max(virtpoise_cpu_threshold_ratio{{{BALANCER}}})"
+MEMORY_THRESHOLD = f"max(virtpoise_memory_threshold_ratio{{{BALANCER}}})"
+UPLINK_THRESHOLD = f"max(virtpoise_network_threshold_ratio{{{BALANCER}}})"
 
 
 MIGRATIONS = f"virtpoise_migrations_total{{{BALANCER}}}"
@@ -133,9 +133,10 @@ HOST_STATES = ("active", "draining", "standby", "waking", "unknown")
 
 
 def host_state(selector: str) -> str:
-    """One number per host, its state's place in HOST_STATES, counted from 1."""
+    """One number per host, its state's place in HOST_STATES, counted from 1. An active host has only a load."""
     arms = (
         f'{i} * max by (host) (virtpoise_host_state{{{selector}, state="{state}"}} == 1)'
         for i, state in enumerate(HOST_STATES, 1)
+        if state != "active"
     )
-    return " or ".join(arms)
+    return f"{' or '.join(arms)} or 1 + 0 * max by (host) (virtpoise_host_cpu_load_ratio{{{selector}}})"

@@ -233,9 +233,9 @@ def test_a_list_of_domains_that_contradicts_libvirts_own_count_does_not_stand() 
         return why(merged(host_figures("h1"), *figures), tuple(QUERIES))
 
     assert of(*domains, counts("h1", 2, 1)) == ""
-    assert of(*domains, counts("h1", 7, 1)) == "its list of domains does not stand: 7 active, 2 listed"
-    assert of(*domains, counts("h1", 2, 4)) == "its list of domains does not stand: 4 inactive, 1 listed"
-    assert of(counts("h1", 3, 0)) == "its list of domains does not stand: 3 active, 0 listed"
+    assert of(*domains, counts("h1", 7, 1)) == "its list of domains contradicts libvirt's count: 7 active, 2 listed"
+    assert of(*domains, counts("h1", 2, 4)) == "its list of domains contradicts libvirt's count: 4 inactive, 1 listed"
+    assert of(counts("h1", 3, 0)) == "its list of domains contradicts libvirt's count: 3 active, 0 listed"
     assert of(counts("h1", 0, 0)) == ""
 
 
@@ -252,7 +252,10 @@ def test_of_other_exporters_only_what_was_asked_for_is_required() -> None:
     others = sorted(QUERIES.keys() - {"host_libvirt_up", "host_domains_active", "host_domains_inactive"})
     assert why(figures, others) == ""
     assert why(figures, [*others, "host_libvirt_up"]) == "its exporter does not say whether its libvirt answers"
-    assert why(figures, [*others, "host_domains_active"]) == "its list of domains does not stand: 7 active, 1 listed"
+    assert (
+        why(figures, [*others, "host_domains_active"])
+        == "its list of domains contradicts libvirt's count: 7 active, 1 listed"
+    )
     uncounted = {**figures, "host_domains_active": []}
     assert (
         why(uncounted, [*others, "host_domains_active"]) == "its exporter does not say how many active domains it has"

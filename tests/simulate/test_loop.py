@@ -274,3 +274,15 @@ def test_thresholds_of_the_configuration_are_those_of_the_figures() -> None:
     alone = Course(fleet=script.fleet, start=script.start, config=config, balances=False)
     assert len([*play([alone], ([demand] for demand in script))]) == 360
     assert alone.figures().overload_by_resource == {"cpu": pytest.approx(180)}
+
+
+def test_a_host_with_a_threshold_of_its_own_is_counted_by_that() -> None:
+    """Three domains of 0.5 cores make 0.375 of each of three hosts of four CPUs."""
+    own = {"policy": {"hosts": [{"hosts": ["h1"], "cpu": 0.3}]}}
+    without = scenario(config=own, duration_minutes=5)
+    script = StagedScenario(without, 1, HERE)
+    alone = Course(fleet=script.fleet, start=script.start, config=without.config.config, balances=False)
+    overs = [look.over.tolist() for (look,) in play([alone], ([demand] for demand in script))]
+    assert overs[-1] == [True, False, False]
+    assert alone.figures().overload_host_minutes == pytest.approx(5, abs=0.5)
+    alone.close()

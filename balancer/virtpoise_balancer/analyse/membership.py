@@ -29,7 +29,7 @@ def shared_hosts(members: Mapping[str, frozenset[str]], group: str) -> Mapping[s
         for host in hosts & members.get(group, frozenset()):
             found.setdefault(host, []).append(name)
     return {
-        host: f"it is in the groups {' and '.join(sorted(names))} at once: their matchers must tell it apart"
+        host: f"it is in the groups {' and '.join(sorted(names))} at once: let the matchers of only one of them fit it"
         for host, names in found.items()
         if len(names) > 1
     }

@@ -125,7 +125,8 @@ class Cycle:
 
     ``accounts``: what is not accounted for. ``silence``: which hosts do not answer now. ``mode``: as configured.
     ``only_recommends``: why no move may be made automatically, or None. ``shared``: the hosts that another group has as
-    well, and why nothing is done with them. ``possible``: what libvirt would refuse.
+    well, and why nothing is done with them. ``possible``: what libvirt would refuse. ``post_copy``: domains that did
+    not converge may be migrated by post-copy.
     """
 
     observer: GroupObserver
@@ -136,6 +137,7 @@ class Cycle:
     clock: Clock
     mode: Mode
     only_recommends: str | None = None
+    post_copy: bool = False
     silence: Callable[[], Silence] = Silence
     shared: Callable[[], Mapping[str, str]] = dict
     possible: Possible = field(default_factory=NothingKnown)
@@ -264,7 +266,7 @@ class Cycle:
     ) -> Situation:
         return Situation(
             now=now,
-            seen=seen,
+            seen=replace(seen, post_copy=self.post_copy),
             memory=memory,
             policy=self.policy,
             windows=windows,

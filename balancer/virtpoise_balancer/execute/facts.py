@@ -22,6 +22,7 @@ class Presence(StrEnum):
     DESTROYED = "destroyed"  # its process was ended over libvirt
     PAUSED = "paused"  # active, but its CPUs do not run
     MIGRATING = "between hosts"  # paused by a migration, on either of its hosts
+    TORN = "torn by post-copy"  # a migration broke after the switch: a part of its memory is on the other host
     RUNNING = "running"
 
 
@@ -77,8 +78,8 @@ class Bound:
 class Pool:
     """An active storage pool. ``target``: the folder in which its volumes are.
 
-    ``source``: what tells its storage from that of other pools of its type, None where that cannot be known (a folder
-    may be shared). ``free_bytes``: None where it was not asked.
+    ``source``: what distinguishes its storage from that of other pools of its type, None where that cannot be known (a
+    folder may be shared). ``free_bytes``: None where it was not asked.
     """
 
     type: str = "dir"

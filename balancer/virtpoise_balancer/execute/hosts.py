@@ -84,12 +84,22 @@ class Hosts(Protocol):
         destination: str,
         bandwidth_mib_per_second: int | None,
         copies: Sequence[DiskCopy] = (),
+        *,
+        post_copy: bool = False,
     ) -> AbstractContextManager[RunningMigration]:
         """Ask for a migration. It goes on when the block is left before it has ended; the domain then arrives paused.
 
-        ``copies``: the disks that are copied into volumes which ``make_room`` has created.
+        ``copies``: the disks that are copied into volumes which ``make_room`` has created. ``post_copy``: it may be
+        switched, and libvirt starts it on the destination.
 
         Otherwise it is started on the destination once libvirt has reported that the source has given it up.
+        """
+        ...
+
+    def switch(self, host: str, uuid: str) -> None:
+        """Let the domain run on the destination of its migration by post-copy, before the rest of its memory is there.
+
+        Nothing can take that back.
         """
         ...
 
@@ -105,7 +115,9 @@ class Hosts(Protocol):
         ...
 
     def abort(self, host: str, uuid: str) -> None:
-        """Abort the domain's migration from this host. Any other job is left alone, which is a LibvirtError."""
+        """Abort the domain's migration from this host. LibvirtError where it has been switched to post-copy, or another
+        job works on the domain: these are left alone.
+        """
         ...
 
     def undefine(self, host: str, uuid: str) -> None:
@@ -139,7 +151,7 @@ class Hosts(Protocol):
         ...
 
     def present(self, host: str, images: Sequence[str]) -> Mapping[str, bool]:
-        """Whether the host has these images (``Needs.images``); what its storage pools do not tell is left out."""
+        """Whether the host has these images (``Needs.images``); those that its pools cannot answer for are left out."""
         ...
 
     def make_room(self, host: str, copies: Sequence[DiskCopy]) -> tuple[str, ...]:

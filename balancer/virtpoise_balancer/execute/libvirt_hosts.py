@@ -107,6 +107,7 @@ class LibvirtHosts:
             dirty_bytes_per_second=None if pages is None else float(pages * (_number(job, "memory_page_size") or 4096)),
             passes=_number(job, "memory_iteration"),
             disk_bytes=_number(job, "disk_total"),
+            switched=job.get("switched") is True,
             throttle_ratio=min(_number(job, "auto_converge_throttle") or 0, 100) / 100,
         )
 
@@ -130,6 +131,8 @@ class LibvirtHosts:
         destination: str,
         bandwidth_mib_per_second: int | None,
         copies: Sequence[DiskCopy] = (),
+        *,
+        post_copy: bool = False,
     ) -> Iterator[RunningMigration]:
         uri = self.uri_of(source)
         address = self.address_of(destination)
@@ -138,11 +141,15 @@ class LibvirtHosts:
         # A worker of its own, since this one is busy until the migration ends.
         with self.workers.lent(uri) as worker:
             copied = [one.device for one in copies]
-            worker.send(uri, "migrate", (*arguments, bandwidth_mib_per_second, asdict(self.transfer), copied))
+            how = asdict(self.transfer)
+            worker.send(uri, "migrate", (*arguments, bandwidth_mib_per_second, how, copied, post_copy))
             yield _Called(worker)
 
     def dirty_rate(self, host: str, uuid: str, least_bytes: int) -> float | None:
         return self._ask(_RATE, host, "dirty_rate", uuid, least_bytes, what="dirty rate")
+
+    def switch(self, host: str, uuid: str) -> None:
+        self._ask(_NOTHING, host, "switch", uuid, what="post-copy")
 
     def set_bandwidth(self, host: str, uuid: str, bandwidth_mib_per_second: int | None) -> None:
         self._ask(_NOTHING, host, "set_bandwidth", uuid, bandwidth_mib_per_second, what="bandwidth")
@@ -235,6 +242,6 @@ class LibvirtHosts:
 
 
 def _number(job: _Job, key: str) -> int | None:
-    """None also for a number that no migration comes near, and no database keeps."""
+    """The number, or None. None also for one that no migration comes near and no database keeps."""
     value = job.get(key)
     return value if isinstance(value, int) and 0 <= value <= MOST_BYTES else None

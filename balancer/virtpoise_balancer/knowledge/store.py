@@ -360,7 +360,7 @@ class Store:
             return plans.listed(connection, limit, self._shown, broken)
 
     def plan(self, plan_id: int) -> PastPlan:
-        """NotKnown when there is no such plan, BadInput when it cannot be read."""
+        """A stored plan with its migrations. NotKnown when there is none, BadInput when it cannot be read."""
         with self._reading() as (connection, broken):
             found = plans.one(connection, plan_id)
             if found is None:

@@ -73,8 +73,10 @@ from virtpoise_balancer.model.snapshot import (
 )
 from virtpoise_balancer.model.units import (
     ASSUMED_BYTES_PER_SECOND,
+    LEAST_CPU_SPEED,
     MOST_BYTES,
     MOST_COUNTED,
+    MOST_CPU_SPEED,
     MOST_CPUS,
     RATIO_TOLERANCE,
     STRICT,
@@ -82,16 +84,20 @@ from virtpoise_balancer.model.units import (
     Bytes,
     Count,
     Name,
+    Quantity,
     Ratio,
     Resource,
+    Speed,
     Threshold,
 )
 
 __all__ = [
     "ASSUMED_BYTES_PER_SECOND",
+    "LEAST_CPU_SPEED",
     "MOST_BYTES",
     "MOST_COUNTED",
     "MOST_CPUS",
+    "MOST_CPU_SPEED",
     "NO_FIGURES",
     "RATIO_TOLERANCE",
     "SCALES_SECONDS",
@@ -146,6 +152,7 @@ __all__ = [
     "PredictionVerdict",
     "Problem",
     "Progress",
+    "Quantity",
     "Ratio",
     "Reason",
     "Refusal",
@@ -160,6 +167,7 @@ __all__ = [
     "Scores",
     "Snapshot",
     "SpaceTrigger",
+    "Speed",
     "Threshold",
     "Trend",
     "Trigger",

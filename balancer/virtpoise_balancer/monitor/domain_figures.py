@@ -34,7 +34,7 @@ _LONGEST_NAME = 255
 
 
 def nameable(answer: Sequence[Series]) -> list[Series]:
-    """The series of domains that have a name and a uuid. Without the others, the list of their host does not stand."""
+    """The series of domains that have a name and a uuid. Without the others, the list of their host is not complete."""
     return [series for series in answer if all(0 < len(text) <= _LONGEST_NAME for text in _names(series))]
 
 

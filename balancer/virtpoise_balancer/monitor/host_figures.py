@@ -21,6 +21,7 @@ from virtpoise_balancer.model import (
 )
 from virtpoise_balancer.monitor import doubt
 from virtpoise_balancer.monitor.domain_figures import page_bytes
+from virtpoise_balancer.monitor.recent import Runs
 from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.monitor.targets import host_of, labels_of
 
@@ -66,7 +67,7 @@ def is_ratio(value: float) -> bool:
 
 def read_hosts(
     answers: Mapping[str, Sequence[Series]],
-    windows: Mapping[str, Mapping[str, tuple[float, ...]]],
+    windows: Mapping[str, Runs],
     at: float,
     stale_seconds: float,
     replaced: AbstractSet[str],

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 from virtpoise_balancer.analyse.triggers import overloads
 from virtpoise_balancer.model import (
@@ -196,7 +197,8 @@ def _servers(snapshot: Snapshot, policy: Policy) -> dict[str, _Server]:
         for number, host in enumerate(snapshot.hosts)
         if host.known
     }
-    for domain in snapshot.domains:
+    # In an order of their own: sums of floats depend on it.
+    for domain in sorted(snapshot.migrating, key=attrgetter("uuid")):
         home, coming_to = servers.get(domain.host), servers.get(domain.migrating_to or "")
         if coming_to is not None:
             load = generated_load(domain, home.host) if home else domain.vcpus / coming_to.host.cpus
@@ -245,7 +247,7 @@ def _relieve(
     destinations = _destinations(servers, source.host.name)
     walk = _Walk()
     paused = [domain for domain in here if domain.state is DomainState.PAUSED]
-    walk.refusals += [Refusal(domain=d.name, uuid=d.uuid, host=d.host, reason=Reason.NOT_RUNNING) for d in paused]
+    walk.refusals += [Refusal.of(domain, Reason.NOT_RUNNING) for domain in paused]
 
     def relieved() -> bool:
         return problem is Problem.OVERLOAD and source.load < threshold
@@ -278,24 +280,18 @@ def _relieve(
 
 def _refuses(server: _Server, domain: Domain, load: float, policy: Policy) -> Refusal | None:
     if domain.name in server.names:
-        return Refusal(domain=domain.name, uuid=domain.uuid, host=server.host.name, reason=Reason.NAME_TAKEN)
+        return Refusal.of(domain, Reason.NAME_TAKEN, host=server.host.name)
     if lacks := lacking(server.host, [domain]):
-        reason, detail = lacks
-        return Refusal(domain=domain.name, uuid=domain.uuid, host=server.host.name, reason=reason, detail=detail)
+        return Refusal.of(domain, *lacks, server.host.name)
     for stock, need in server.stocks.taken_by([domain]).items():
         if server.free[stock] < need:
             reason, detail = why_too_little(stock, need, server.free[stock])
-            return Refusal(domain=domain.name, uuid=domain.uuid, host=server.host.name, reason=reason, detail=detail)
+            return Refusal.of(domain, reason, detail, server.host.name)
     predicted, threshold = server.load + load, policy.cpu.threshold
     if predicted < threshold:
         return None
-    return Refusal(
-        domain=domain.name,
-        uuid=domain.uuid,
-        host=server.host.name,
-        reason=Reason.DESTINATION_CPU,
-        detail={"cpu_ratio": server.load, "domain_ratio": load, "predicted_ratio": predicted, "threshold": threshold},
-    )
+    figures = {"cpu_ratio": server.load, "domain_ratio": load, "predicted_ratio": predicted, "threshold": threshold}
+    return Refusal.of(domain, Reason.DESTINATION_CPU, figures, server.host.name)
 
 
 def _assign(domain: Domain, load: float, source: _Server, destination: _Server, policy: Policy) -> Move:

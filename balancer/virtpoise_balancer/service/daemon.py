@@ -41,9 +41,9 @@ from virtpoise_balancer.web.server import WebServer
 log = structlog.get_logger()
 
 _JOB = "cycle"
-# At most so many groups are looked at at once.
+# For how many groups Prometheus is queried at once.
 _AT_ONCE = 4
-# A cycle that has begun, and what is written in the end.
+# How long a stop may take besides its migrations: for a cycle that has begun, and for what is written at the end.
 _BESIDE_MIGRATIONS_SECONDS = 10.0
 # Read only when the daemon starts: an open store and a listening socket are not changed while it runs.
 _FIXED = ("state", "web", "log")

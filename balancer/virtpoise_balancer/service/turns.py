@@ -28,7 +28,7 @@ from virtpoise_balancer.web.state import Published, State, newest_figures
 
 log = structlog.get_logger()
 
-_FORGET_EVERY = 360  # cycles
+_FORGET_EVERY = 60  # cycles
 # Unknown hosts whose figures are there, and so their libvirt.
 _STILL_ASKED = (UnknownKind.SILENT, UnknownKind.UNACCOUNTED, UnknownKind.MIGRATING)
 # How long an order waits for a cycle that is being run.
@@ -37,7 +37,13 @@ _ORDER_SECONDS = 30.0
 
 def first_state(config: Config, *, leader: bool = False) -> State:
     """What is shown before the first cycle."""
-    return State(mode=config.mode, leader=leader, policy=config.policy, interval_seconds=config.interval_seconds)
+    return State(
+        mode=config.mode,
+        only_recommends=config.libvirt.only_recommends,
+        leader=leader,
+        policy=config.policy,
+        interval_seconds=config.interval_seconds,
+    )
 
 
 def state_after(

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from virtpoise_balancer.analyse.demand import Floats, Mask
+from virtpoise_balancer.analyse.host_limits import trigger_of
 from virtpoise_balancer.control.cycle import Report
 from virtpoise_balancer.control.decide import CycleResult
-from virtpoise_balancer.model import MigrationOutcome, Move, Policy, Resource, Result
+from virtpoise_balancer.model import Host, MigrationOutcome, Move, Policy, Resource, Result
 from virtpoise_balancer.simulate.script import Fleet
 from virtpoise_balancer.simulate.world import StepFigures, World, names
 
@@ -82,6 +83,21 @@ def together(runs: Sequence[RunFigures]) -> RunFigures:
     return RunFigures(**total)  # type: ignore[arg-type]
 
 
+def thresholds(fleet: Fleet, policy: Policy) -> Floats:
+    """The threshold of each resource of each host (resources x hosts); infinite where it is not watched."""
+    found = np.full((len(Resource), fleet.hosts), np.inf)
+    for number in range(fleet.hosts):
+        host = Host(
+            name=fleet.host_names[number],
+            cpus=int(fleet.cpus[number]),
+            memory_bytes=int(fleet.host_memory_bytes[number]),
+            labels=fleet.labels[number] if fleet.labels else {},
+        )
+        for resource in policy.traits.watched:
+            found[resource.row, number] = trigger_of(host, resource, policy).threshold
+    return found
+
+
 @dataclass(slots=True)
 class Tally:
     """Counts one run."""
@@ -104,22 +120,20 @@ class Tally:
     failed_cycles: int = 0
     brakes: int = 0
     sentences: list[str] = field(default_factory=list)
-    _thresholds: Floats = field(init=False)
+    _thresholds: Floats = field(init=False)  # resources x hosts
     _spell: Floats = field(init=False)  # minutes so far (hosts)
 
     def __post_init__(self) -> None:
         self.over = np.zeros(len(Resource))
         self._spell = np.zeros(self.fleet.hosts)
-        self._thresholds = np.full(len(Resource), np.inf)
-        for resource in self.policy.traits.watched:
-            self._thresholds[resource.row] = self.policy.trigger(resource).threshold
+        self._thresholds = thresholds(self.fleet, self.policy)
 
     def step(self, measured: StepFigures) -> Mask:
         """Count a step. The hosts that were over a threshold in it."""
         self.steps += 1
         minutes = self.step_seconds / _MINUTE
         with np.errstate(invalid="ignore"):
-            over = (measured.ratio >= self._thresholds[:, np.newaxis]) & measured.figures
+            over = (measured.ratio >= self._thresholds) & measured.figures
         hosts: Mask = np.logical_or.reduce(over)
         self.over += over.sum(axis=1) * minutes
         self.over_any += float(hosts.sum()) * minutes
@@ -141,7 +155,7 @@ class Tally:
         self.pushed += self._pushes(world, world.fleet.uuids.index(move.uuid), names(world.fleet)[move.destination])
 
     def _pushes(self, world: World, domain: int, host: int) -> bool:
-        """Whether a host that is below its thresholds is not with the domain."""
+        """Whether the domain brings the host from below one of its thresholds to it or above."""
         demand, fleet = world.demand, world.fleet
         there = world.at == host
         for row, have, own, wanted in (
@@ -149,7 +163,7 @@ class Tally:
             (Resource.MEMORY.row, fleet.host_memory_bytes[host], demand.own_memory_bytes[host], demand.memory_bytes),
         ):
             before = float(own + wanted[there].sum()) / have
-            if before < self._thresholds[row] <= before + float(wanted[domain]) / have:
+            if before < self._thresholds[row, host] <= before + float(wanted[domain]) / have:
                 return True
         return False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import re
 from base64 import b64decode
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -21,6 +22,7 @@ from virtpoise_balancer.errors import BadInput, VirtpoiseError
 from virtpoise_balancer.knowledge.records import STRANGER
 from virtpoise_balancer.tokens import USER_HEADER, TokenRole, known, may, read_tokens, user_name
 from virtpoise_balancer.web.connections import Peer, place_of
+from virtpoise_balancer.web.fair import FairAnswers
 from virtpoise_balancer.web.pace import Pace
 
 # A page may load only files of this server: nothing inline, nothing framed, nothing sent to other sites.
@@ -38,6 +40,8 @@ _HEADERS = {
 _WATCHED = frozenset({"/-/healthy", "/-/ready", "/metrics"})
 _ALWAYS_READABLE = frozenset({"/-/healthy", "/-/ready"})
 _LONGEST_USER = 64
+# A name or an address and a port, without what else an address may have, such as a user.
+_OF_HOST = re.compile(r"[^\s@/?#\\]*")
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -64,7 +68,7 @@ class Gate:
             return f"over {self.web.socket} only root and the balancer's own user may order (see web.socket_group)"
         if self.web.token_file is None:
             return "web.token_file is not set, so no orders are possible here"
-        if connection.url.scheme != "https" and not is_loopback(_client(connection)):
+        if connection.scope["scheme"] != "https" and not is_loopback(_client(connection)):
             return "orders are accepted only over TLS, or on the balancer's own machine"
         return None
 
@@ -154,14 +158,11 @@ class Gate:
         """
         if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return False
-        origin = headers.get("origin")
-        if origin is None:
-            return True
         own = {headers.get("host", "")}
         if self.web.external_url:
             own.add(urlsplit(self.web.external_url).netloc)
         try:
-            return urlsplit(origin).netloc in own
+            return all(urlsplit(origin).netloc in own for origin in headers.getlist("origin"))
         except ValueError:
             return False
 
@@ -180,6 +181,8 @@ def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
 
 
 def _name(host_header: str) -> str | None:
+    if not _OF_HOST.fullmatch(host_header):
+        return None
     try:
         return urlsplit("//" + host_header).hostname
     except ValueError:
@@ -207,8 +210,8 @@ def _basic(credentials: str) -> tuple[str, str]:
 
 
 class Guard:
-    """Wraps the application: the pace of each address, the names that it answers to, who may read, and headers for
-    every answer.
+    """Wraps the application: the pace of each address and its turns, the names that it answers to, who may read, and
+    headers for every answer.
 
     On loopback it answers only to this machine's names and the external address, so that no other site's page can read
     it by giving its own name this machine's address (DNS rebinding). Where it listens at a name, such as the host's own
@@ -219,6 +222,7 @@ class Guard:
         self._app = app
         self._gate = gate
         self._pace = Pace()
+        self._answers = FairAnswers()
         web = gate.web
         host = web.listen_address.rpartition(":")[0].strip("[]").lower()
         external = urlsplit(web.external_url).hostname if web.external_url else None
@@ -241,16 +245,33 @@ class Guard:
             await send(message)
 
         connection = HTTPConnection(scope)
-        wait = self._pace.wait_seconds(f"{_kind(connection)} of {counted_for(connection)}")
+        who = f"{_kind(connection)} of {counted_for(connection)}"
+        wait = self._pace.wait_seconds(who)
         if wait is None:
-            refused = PlainTextResponse("Too many requests from this address.\n", 429, {"Retry-After": "2"})
-            await refused(scope, receive, with_headers)
+            await _too_many()(scope, receive, with_headers)
             return
         if wait:
             await asyncio.sleep(wait)
-        await (self._refused(connection) or self._app)(scope, receive, with_headers)
+        app = self._refused(connection) or self._app
+        if scope["method"] not in ("GET", "HEAD"):
+            await app(scope, receive, with_headers)
+            return
+        async with self._answers.turn(who) as written:
+            if written is None:
+                await _too_many()(scope, receive, with_headers)
+                return
+
+            async def with_turn(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    written()
+                await with_headers(message)
+
+            await app(scope, receive, with_turn)
 
     def _refused(self, connection: HTTPConnection) -> Response | None:
+        headers = connection.headers
+        if "content-length" in headers and "transfer-encoding" in headers:  # a proxy may go by the other one
+            return PlainTextResponse("The length of the body is given twice.\n", 400, {"Connection": "close"})
         if self._is_local(connection) and _name(connection.headers.get("host", "")) not in self._names:
             return PlainTextResponse("This host name is not served here: see web.external_url.\n", 421)
         if connection.scope["method"] in ("GET", "HEAD") and connection.scope["path"] not in _ALWAYS_READABLE:
@@ -266,6 +287,10 @@ class Guard:
             return False
         reached, _ = connection.scope.get("server") or ("", None)
         return self._on_loopback or (self._at_name and is_loopback(reached))
+
+
+def _too_many() -> Response:
+    return PlainTextResponse("Too many requests from this address.\n", 429, {"Retry-After": "2"})
 
 
 def _kind(connection: HTTPConnection) -> str:

@@ -80,7 +80,7 @@ class KernelSource:
         return not process.has_vcpus
 
     def read(self, domains: Sequence[Domain], _seconds: float) -> Mapping[str, Usage]:
-        """See ``Source``. Only the kernel is asked, which does not block, so the time is not limited."""
+        """See ``choice.Source``. Only the kernel is asked, which does not block, so the time is not limited."""
         processes, usages = self._processes, {}
         counters = self._counters() if any(domain.facts.nics for domain in domains) else {}
         with self._reading:

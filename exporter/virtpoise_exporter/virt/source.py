@@ -33,7 +33,7 @@ class LibvirtSource:
         self._summing = threading.Lock()
 
     def read(self, domains: Sequence[Domain], seconds: float) -> Mapping[str, Usage]:
-        """See Source."""
+        """See ``choice.Source``."""
         stats = self._ask(domains, seconds).stats
         with self._summing:
             lives = [(domain.uuid, domain.id) for domain in domains]

@@ -115,6 +115,9 @@ class ModelHosts:
         )
 
     def progress(self, host: str, uuid: str) -> Progress | None:
+        if uuid in self.world.machines[host].mute:
+            self._reach(host)
+            self._reach_monitor(host, uuid)
         return self._answer(host, lambda: self._progress(host, uuid))
 
     def _progress(self, host: str, uuid: str) -> Progress | None:
@@ -144,8 +147,12 @@ class ModelHosts:
         destination: str,
         bandwidth_mib_per_second: int | None,
         copies: Sequence[DiskCopy] = (),
+        *,
+        post_copy: bool = False,
     ) -> Iterator[ModelRequest]:
         self.process.check()
+        if post_copy:
+            raise AssertionError("the model's libvirt has no post-copy")
         self.on_request(self.process, uuid, source, destination)
         world = self.world
         if missing := {one.path for one in copies} - world.machines[destination].images:
@@ -166,6 +173,9 @@ class ModelHosts:
 
     def dirty_rate(self, host: str, uuid: str, least_bytes: int) -> float | None:
         return None  # its domains are small
+
+    def switch(self, host: str, uuid: str) -> None:
+        raise AssertionError("the model's libvirt has no post-copy")
 
     def set_bandwidth(self, host: str, uuid: str, bandwidth_mib_per_second: int | None) -> None:
         self.on_act(self.process, "a limit of the bandwidth", host, uuid)
@@ -274,10 +284,17 @@ class ModelHosts:
 
     # --- how a host answers -------------------------------------------------------------------------------------------
 
+    def _reach_monitor(self, host: str, uuid: str) -> None:
+        """Wait for the domain's QEMU, as libvirt does. LibvirtError when it does not answer."""
+        mute = self.world.machines[host].mute
+        if uuid in mute and not self.world.kernel.wait_until(lambda: uuid not in mute, SILENCE_SECONDS):
+            raise LibvirtError(f"{host}: no answer within {SILENCE_SECONDS:g} s")
+
     def _do(self, host: str, do: Callable[[], None], act: str, uuid: str) -> None:
         """Have the daemon do it; a stopped one may do it when it goes on, after the balancer has given it up."""
         self.process.check()
         self.on_act(self.process, act, host, uuid)
+        self._reach_monitor(host, uuid)
         machine = self.world.machines[host]
         if machine.daemon == "stopped" and self.world.kernel.random.random() < 0.3:
             life = machine.lives

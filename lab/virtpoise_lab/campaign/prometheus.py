@@ -245,7 +245,7 @@ class ModelClient:
         series = []
         for host in hosts:
             samples = []
-            # A balancer's first look asks for a day, of which the model has its last minute.
+            # A balancer's first look asks for a day. The model has the last minute of it.
             nothing_seconds = self.server.first(host) + self.server.behind_seconds - start
             at = start + step_seconds * max(nothing_seconds // step_seconds, 0)
             while at <= end + 1e-6:

@@ -84,7 +84,9 @@ def facts(connection: libvirt.virConnect, copies: bool = False) -> HostFacts:
 
 
 def _hypervisor_version(connection: libvirt.virConnect) -> int | None:
-    """None where libvirt finds no QEMU in its usual place: domains may name another one, or it is being upgraded."""
+    """The version of QEMU. None where libvirt finds none in its usual place: domains may name another one, or it is
+    being upgraded.
+    """
     try:
         return int(connection.getVersion())
     except (libvirt.libvirtError, *UNREADABLE):

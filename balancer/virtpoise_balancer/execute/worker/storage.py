@@ -40,8 +40,8 @@ def pools(connection: libvirt.virConnect, *, free: bool) -> dict[str, Pool] | No
 def present(connection: libvirt.virConnect, images: Sequence[str]) -> dict[str, bool]:
     """Whether this host has each of these, by its pools. An image is a path, or a volume as "POOL/VOLUME".
 
-    What no pool can tell is left out. A pool that does not list an image is refreshed before it is believed, since
-    libvirt does not see what others put into it.
+    What no pool can answer for is left out. A pool that does not list an image is refreshed before it is believed,
+    since libvirt does not see what others put into it.
     """
     by_folder, by_name = _by_folder(connection), {text_of(one.name): one for one in _active(connection)}
     found: dict[str, bool] = {}
@@ -218,7 +218,7 @@ def _free(pool: libvirt.virStoragePool) -> int:
 
 
 def source_of(described: ET.Element) -> str | None:
-    """What tells a pool's storage from that of others of its type, by its description; None where nothing does."""
+    """What distinguishes a pool's storage from that of others of its type, by its description; None: nothing does."""
     kind, source = described.get("type"), described.find("source")
     if source is None:
         return None

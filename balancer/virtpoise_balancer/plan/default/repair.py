@@ -61,11 +61,12 @@ def broken_rules(trial: Trial, *, hard: bool = True) -> list[BrokenRule]:
         if bond.hard is not hard:
             continue
         at = placed(bond, trial)
+        turn = {domain.uuid: number for number, there in enumerate(at.values()) for domain in there}
+        zone = list(at.values())
         for one in bond.kind.violated(at):
             stray = {domain.uuid for domain in one.domains}
-            zones = [
-                there for there in at.values() if one.anchor is not None or not stray.isdisjoint(d.uuid for d in there)
-            ]
+            # A thousand zones may have a thousand strays: only those that are concerned are gone through.
+            zones = zone if one.anchor is not None else [zone[number] for number in sorted({turn[u] for u in stray})]
             instead = tuple(domain for there in zones for domain in there if domain.uuid not in stray)
             others = tuple(zone for zone in sorted(at) if zone != one.anchor) if one.anchor is not None else ()
             found.append(BrokenRule(bond.name, bond.kind.name, hard, one.domains, instead, one.anchor, others))
@@ -73,15 +74,14 @@ def broken_rules(trial: Trial, *, hard: bool = True) -> list[BrokenRule]:
 
 
 def rule_refusals(trial: Trial, found: Sequence[BrokenRule]) -> list[Refusal]:
-    """One for each domain that is where a rule does not want it."""
+    """One refusal for each domain that breaks a rule where it is."""
     hosts = trial.group.hosts
     return [
-        Refusal(
-            domain=domain.name,
-            uuid=domain.uuid,
-            host=hosts[trial.host_of(domain)].name,
-            reason=Reason.RULE_BROKEN if one.hard else Reason.SOFT_RULE_BROKEN,
-            detail={"rule": one.rule, "kind": one.kind},
+        Refusal.of(
+            domain,
+            Reason.RULE_BROKEN if one.hard else Reason.SOFT_RULE_BROKEN,
+            {"rule": one.rule, "kind": one.kind},
+            hosts[trial.host_of(domain)].name,
         )
         for one in found
         for domain in one.domains
@@ -89,13 +89,13 @@ def rule_refusals(trial: Trial, found: Sequence[BrokenRule]) -> list[Refusal]:
 
 
 def contradictions(group: Group) -> list[Refusal]:
-    """One for each domain whose hard rules cannot all be kept, wherever the domains are."""
+    """One refusal for each domain whose hard rules cannot all be kept, wherever the domains are."""
     rules = group.rules
     why = {**rules.crowded, **rules.conflicts}
     if not why:
         return []
     return [
-        Refusal(domain=d.name, uuid=d.uuid, host=d.host, reason=Reason.RULE_CONFLICT, detail={"conflict": why[d.uuid]})
+        Refusal.of(d, Reason.RULE_CONFLICT, {"conflict": why[d.uuid]})
         for d in sorted(group.snapshot.domains, key=lambda d: (d.name, d.uuid))
         if d.uuid in why
     ]

@@ -26,13 +26,13 @@ from virtpoise_balancer.model import (
     Scores,
     Snapshot,
 )
-from virtpoise_balancer.plan.default.assign import relieve, relieve_partly
 from virtpoise_balancer.plan.default.balance import balance
 from virtpoise_balancer.plan.default.bounds import bounded, left_out_refusals, moves_left
 from virtpoise_balancer.plan.default.candidates import resting, transfer_bytes
 from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.predict_moves import free_share, predict_moves
 from virtpoise_balancer.plan.default.repair import broken_rules, contradictions, repair, rule_refusals
+from virtpoise_balancer.plan.default.solve import solve
 from virtpoise_balancer.plan.default.source import Residue, Source, residues
 from virtpoise_balancer.plan.default.trial import Step, Trial
 from virtpoise_balancer.plan.default.why_not import nowhere
@@ -70,7 +70,7 @@ def _plan(group: Group, left_out: Mask) -> Plan:
     sources, passing = _lasting(prospects, sources)
     closed = ~group.takers | left_out
     while True:
-        trial, solved = _solve(Trial(group, sources, closed), sources)
+        trial, solved = solve(group, sources, closed)
         weighed = prospects.weighed(solved, trial.steps)
         poor = {number: worth for number, worth in weighed.items() if not worth.pays}
         if not poor:
@@ -166,27 +166,8 @@ def _make_source(group: Group, number: int, problem: Problem, overloads_of_it: S
     return Source(group, group.residents(number), problem, goals)
 
 
-def _solve(trial: Trial, sources: list[Source]) -> tuple[Trial, list[Source]]:
-    """The trial with the steps, and the sources as they were solved.
-
-    A source that is not solved otherwise may move domains that gain little each, and if need be those that should rest.
-    """
-    trial, unsolved = relieve(trial, sources)
-    for widened in (Source.with_small, Source.unrested):
-        wider = {s.number: more for s in sources if s.number in unsolved and (more := widened(s)) is not None}
-        if wider:
-            trial, still = relieve(trial, list(wider.values()))
-            unsolved = (unsolved - wider.keys()) | still
-            sources = [source if source.number in unsolved else wider.get(source.number, source) for source in sources]
-    for source in sources:
-        if source.number in unsolved:
-            relieve_partly(trial, source)
-    return trial, sources
-
-
 def _stayed(source: Source, trial: Trial, residue: Residue) -> list[Refusal]:
     """Why each domain of the source that was not moved was not, and what the source lacks if it is not relieved."""
-    host = source.residents.host
     refusals = list(source.refusals)
     gone = [
         candidate for candidate in source.candidates if any(domain.uuid in trial.moved for domain in candidate.domains)
@@ -202,25 +183,16 @@ def _stayed(source: Source, trial: Trial, residue: Residue) -> list[Refusal]:
             refusals += rests
         elif residue.solved and cheaper:
             costs = {"cost_bytes": int(candidate.cost), "least_cost_bytes": int(min(cheaper))}
-            refusals += [
-                Refusal(domain=d.name, uuid=d.uuid, host=host.name, reason=Reason.COSTLIER, detail=costs)
-                for d in candidate.domains
-            ]
+            refusals += [Refusal.of(domain, Reason.COSTLIER, costs) for domain in candidate.domains]
         elif residue.solved:
-            refusals += [
-                Refusal(domain=d.name, uuid=d.uuid, host=host.name, reason=Reason.NOT_NEEDED, detail=enough)
-                for d in candidate.domains
-            ]
+            refusals += [Refusal.of(domain, Reason.NOT_NEEDED, enough) for domain in candidate.domains]
         elif trial.best(candidate) is None:
             refusal = nowhere(trial, candidate)
             refusals += [replace(refusal, domain=domain.name, uuid=domain.uuid) for domain in candidate.domains]
         else:
             least = source.group.least_gain(source.number)
             gains = {"gain_ratio": round(source.gain(candidate, trial.moved), 6), "least_gain_ratio": least}
-            refusals += [
-                Refusal(domain=d.name, uuid=d.uuid, host=host.name, reason=Reason.LEAST_GAIN, detail=gains)
-                for d in candidate.domains
-            ]
+            refusals += [Refusal.of(domain, Reason.LEAST_GAIN, gains) for domain in candidate.domains]
     if not residue.solved:
         refusals += _missing(source, residue)
     return refusals

@@ -28,7 +28,7 @@ def domain_page(writer: Writer, request: Request) -> KeptAnswer:
         host=host_link(domain.host),
         explanation=detail.explanation,
         figures=_figures(domain, seen(state).host(domain.host)),
-        migrations=[migration_card(record, state.policy) for record in detail.migrations[:MOST_MIGRATIONS]],
+        migrations=[migration_card(record, state) for record in detail.migrations[:MOST_MIGRATIONS]],
     )
 
 

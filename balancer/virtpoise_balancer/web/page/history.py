@@ -21,8 +21,8 @@ def history_page(writer: Writer, request: Request) -> KeptAnswer:
         most = limit(request, _AT_FIRST)
     except BadInput as error:
         return writer.error(request, str(error), 400)
-    policy, store = writer.state.policy, writer.context.store
-    migrations = [migration_card(record, policy) for record in store.history(most)]
+    store = writer.context.store
+    migrations = [migration_card(record, writer.state) for record in store.history(most)]
     more = min(most * _MORE, MOST_RECORDS) if len(migrations) == most < MOST_RECORDS else None
     return writer.page(
         request,

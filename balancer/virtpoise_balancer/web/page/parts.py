@@ -14,7 +14,7 @@ from virtpoise_balancer.analyse.host_limits import trigger_of
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.knowledge.records import MigrationRecord, PredictionRecord
 from virtpoise_balancer.model import Domain, Host, HostState, Policy, Prediction, Resource
-from virtpoise_balancer.web.state import HostStatus
+from virtpoise_balancer.web.state import HostStatus, State
 
 # The width of a bar's drawing, in drawing units. The browser scales it.
 WIDTH = 1000
@@ -244,8 +244,8 @@ def _plain_bar(label: str, ratio: float | None, threshold: float) -> Bar:
 _RESULT_KINDS = {"done": "calm", "skipped": "dim", "failed": "hot"}
 
 
-def migration_card(record: MigrationRecord, policy: Policy) -> MigrationCard:
-    """A migration of the journal as the page shows it, with its prediction and measurement."""
+def migration_card(record: MigrationRecord, state: State) -> MigrationCard:
+    """A migration of the journal as the page shows it: prediction and measurement against today's thresholds."""
     result = record.result or ("running" if record.began else "pending")
     return MigrationCard(
         id=record.id,
@@ -257,11 +257,12 @@ def migration_card(record: MigrationRecord, policy: Policy) -> MigrationCard:
         why=record.why,
         took=wording.duration(record.seconds),
         downtime=wording.duration(record.downtime_seconds),
-        ends=tuple(_measured_end(one, policy) for one in record.predictions if one.resource == "cpu"),
+        ends=tuple(_measured_end(one, state) for one in record.predictions if one.resource == "cpu"),
     )
 
 
-def _measured_end(one: PredictionRecord, policy: Policy) -> MoveEnd:
+def _measured_end(one: PredictionRecord, state: State) -> MoveEnd:
+    host = state.snapshot.host(one.host) if state.snapshot else None
     text = f"{Resource.CPU.use} predicted {wording.percent(one.predicted, 1)}"
     if one.measured is not None:
         text += f", measured {wording.percent(one.measured, 1)}"
@@ -273,10 +274,15 @@ def _measured_end(one: PredictionRecord, policy: Policy) -> MoveEnd:
         lower=one.lower,
         upper=one.upper,
         measured=one.measured,
-        threshold=policy.cpu.threshold,
+        threshold=_threshold(host, Resource.CPU, state.policy),
         text=text,
         verdict=_verdict(one),
     )
+
+
+def _threshold(host: Host | None, resource: Resource, policy: Policy) -> float:
+    """The host's threshold; the common one of a host that is not seen."""
+    return (policy.trigger(resource) if host is None else trigger_of(host, resource, policy)).threshold
 
 
 def _verdict(one: PredictionRecord) -> str:
@@ -306,6 +312,6 @@ def planned_end(
         lower=ratio if (lower := predicted.lower(resource)) is None else lower,
         upper=ratio if (upper := predicted.upper(resource)) is None else upper,
         measured=None,
-        threshold=(policy.trigger(resource) if host is None else trigger_of(host, resource, policy)).threshold,
+        threshold=_threshold(host, resource, policy),
         text=f"{resource.use} {wording.use(now)} now, predicted {wording.interval(predicted, resource)}",
     )
