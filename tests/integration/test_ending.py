@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import libvirt
 import pytest
 
 from integration.pool import Pools
@@ -18,8 +19,8 @@ from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.migrate import Migrator
 from virtpoise_balancer.execute.questions import running_job
-from virtpoise_balancer.execute.reconcile import StillOpen, reconcile
 from virtpoise_balancer.execute.reconciler import Requested
+from virtpoise_balancer.execute.verdict import StillOpen, reconcile
 from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.model import (
     Cause,
@@ -31,6 +32,7 @@ from virtpoise_balancer.model import (
     UnsettledKind,
 )
 from virtpoise_balancer.service import wiring
+from virtpoise_lab.artefacts import CACHE
 from virtpoise_lab.chaos.network import Network
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec
@@ -176,6 +178,40 @@ def test_a_guest_that_writes_too_fast_is_given_up_with_throttling_only_when_that
     else:
         assert requested.why.endswith("its CPUs throttled by 99%)")
         assert (requested.cause, given_up.hosts.presence(source, uuid)) == (Cause.SLOW, Presence.RUNNING)
+
+
+def inside(lab: Lab, host: str, command: str) -> str:
+    """What a command prints on a host."""
+    shell = lab.host(host).popen(["sh", "-c", command], stdout=subprocess.PIPE)
+    return shell.communicate(timeout=20)[0].decode().strip()
+
+
+def test_a_uefi_domain_goes_to_and_fro_and_its_definition_is_removed_without_its_variables(
+    lab: Lab, workers: Workers
+) -> None:
+    uuid, variables = "5b1a6f0e-0000-4000-8000-00000000efe1", "/var/lib/libvirt/qemu/nvram/uefi_VARS.fd"
+    firmware = CACHE / "ovmf" / "usr" / "share" / "OVMF"
+    description = f"""<domain type='qemu'><name>uefi</name><uuid>{uuid}</uuid><memory unit='MiB'>64</memory>
+        <os><type arch='x86_64' machine='q35'>hvm</type>
+          <loader readonly='yes' type='pflash'>{firmware}/OVMF_CODE_4M.fd</loader>
+          <nvram template='{firmware}/OVMF_VARS_4M.fd'>{variables}</nvram></os>
+        <features><acpi/></features><cpu mode='custom' match='exact'><model>qemu64</model></cpu>
+        <devices><emulator>/usr/bin/qemu-system-x86_64</emulator></devices></domain>"""
+    lab.host("h1").connection().defineXML(description).create()
+    migrator = wiring.make_migrator(configured(lab, ""), workers)
+    for source, destination in (("h1", "h2"), ("h2", "h1")):  # the second time an old file of variables is there
+        move = Move(domain="uefi", uuid=uuid, source=source, destination=destination, predicted=LOADS)
+        requested = migrator.request(move, lambda _: None, threading.Event())
+        assert (requested.why, migrator.hosts.presence(destination, uuid)) == (None, Presence.RUNNING)
+        assert migrator.hosts.presence(source, uuid) is Presence.ABSENT
+        assert inside(lab, source, f"test -s {variables} && echo kept") == "kept"
+    lab.host("h2").connection().defineXML(description)
+    with pytest.raises(libvirt.libvirtError, match="cannot undefine domain with nvram"):
+        lab.host("h2").connection().lookupByUUIDString(uuid).undefine()
+    migrator.hosts.undefine("h2", uuid)
+    assert migrator.hosts.presence("h2", uuid) is Presence.ABSENT
+    assert inside(lab, "h2", f"test -s {variables} && echo kept") == "kept"
+    lab.host("h1").connection().lookupByUUIDString(uuid).destroy()
 
 
 def by_post_copy(lab: Lab, migrator: Migrator, watch: Callable[[Progress], None]) -> tuple[Requested, Move]:

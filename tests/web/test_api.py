@@ -340,6 +340,10 @@ def test_a_host_with_nothing_to_tell_has_one_series(client: TestClient, publishe
     assert series(60) - series(20) == 40
 
 
+def test_when_counters_began_is_no_series(client: TestClient) -> None:
+    assert [line for line in published_metrics(client) if "_created" in line] == []
+
+
 def published_metrics(client: TestClient) -> list[str]:
     return client.get("/metrics").text.splitlines()
 

@@ -115,6 +115,9 @@ class ModelHosts:
         )
 
     def progress(self, host: str, uuid: str) -> Progress | None:
+        if uuid in self.world.machines[host].mute:
+            self._reach(host)
+            self._reach_monitor(host, uuid)
         return self._answer(host, lambda: self._progress(host, uuid))
 
     def _progress(self, host: str, uuid: str) -> Progress | None:
@@ -281,10 +284,17 @@ class ModelHosts:
 
     # --- how a host answers -------------------------------------------------------------------------------------------
 
+    def _reach_monitor(self, host: str, uuid: str) -> None:
+        """Wait for the domain's QEMU, as libvirt does. LibvirtError when it does not answer."""
+        mute = self.world.machines[host].mute
+        if uuid in mute and not self.world.kernel.wait_until(lambda: uuid not in mute, SILENCE_SECONDS):
+            raise LibvirtError(f"{host}: no answer within {SILENCE_SECONDS:g} s")
+
     def _do(self, host: str, do: Callable[[], None], act: str, uuid: str) -> None:
         """Have the daemon do it; a stopped one may do it when it goes on, after the balancer has given it up."""
         self.process.check()
         self.on_act(self.process, act, host, uuid)
+        self._reach_monitor(host, uuid)
         machine = self.world.machines[host]
         if machine.daemon == "stopped" and self.world.kernel.random.random() < 0.3:
             life = machine.lives

@@ -52,14 +52,16 @@ def _qemu(which: str) -> Begin:
     return begin
 
 
-def _stop_qemu(which: str) -> Begin:
+def _qemu_is(how: str, which: str) -> Begin:
+    """``how``: the set of the host's domains that it joins for a while."""
+
     def begin(run: Run, met: Met) -> None:
-        run.note(f"{getattr(met, which)}: QEMU of {met.uuid} is stopped")
-        run.world.machines[getattr(met, which)].stuck.add(met.uuid)
+        run.note(f"{getattr(met, which)}: QEMU of {met.uuid} is {how}")
+        getattr(run.world.machines[getattr(met, which)], how).add(met.uuid)
 
     def end(run: Run, met: Met) -> None:
-        run.note(f"{getattr(met, which)}: QEMU of {met.uuid} goes on")
-        run.world.machines[getattr(met, which)].stuck.discard(met.uuid)
+        run.note(f"{getattr(met, which)}: QEMU of {met.uuid} is no longer {how}")
+        getattr(run.world.machines[getattr(met, which)], how).discard(met.uuid)
 
     return lasting(begin, end)
 
@@ -94,8 +96,10 @@ OF_HOSTS: dict[str, Begin] = {
     "destination-rebooted": _at("destination", "power_off", "power_on"),
     "source-slow": _slow("source"),
     "destination-slow": _slow("destination"),
-    "source-qemu-stopped": _stop_qemu("source"),
-    "destination-qemu-stopped": _stop_qemu("destination"),
+    "source-qemu-stopped": _qemu_is("stuck", "source"),
+    "destination-qemu-stopped": _qemu_is("stuck", "destination"),
+    "source-monitor-hangs": _qemu_is("mute", "source"),
+    "destination-monitor-hangs": _qemu_is("mute", "destination"),
     "source-qemu-killed": _qemu("source"),
     "destination-qemu-killed": _qemu("destination"),
     "hosts-apart": _cut("source", "destination"),
