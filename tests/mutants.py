@@ -269,7 +269,7 @@ def _a_group_that_fails_ends_the_turn(patch: Patch) -> None:
 
 
 def _a_turn_fails_now_and_then(patch: Patch) -> None:
-    """For a reason that nobody thought of. The next turn goes on, and the task is finished."""
+    """A turn fails by a fault of the code. The next one goes on, and the task is finished."""
     keep_up, turns = Roster.keep_up, itertools.count()
 
     def fail(roster: Roster, *asked: Any, **options: Any) -> None:

@@ -242,7 +242,7 @@ class Oracle:
                 )
 
     def exception(self, what: str) -> None:
-        """Something was logged with a traceback, or is an error that nobody thought of."""
+        """Something was logged with a traceback, or is an unforeseen error."""
         error = sys.exc_info()[1]
         text = what if error is None else f"{what}: {type(error).__name__}: {error}"
         if not (self._has("store") and any(f": {name}: " in text for name in ("StoreFails", "StoreError"))):
