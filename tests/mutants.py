@@ -27,8 +27,8 @@ from virtpoise_balancer.execute.copies import Copies
 from virtpoise_balancer.execute.executor import InFlight, LibvirtExecutor
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.reach import Reach
-from virtpoise_balancer.execute.reconcile import Arrived, StillOpen, Verdict, reconcile
 from virtpoise_balancer.execute.reconciler import Reconciler
+from virtpoise_balancer.execute.verdict import Arrived, StillOpen, Verdict, reconcile
 from virtpoise_balancer.knowledge import brakes, journal, learned, overrides, redating
 from virtpoise_balancer.knowledge.records import Overrides
 from virtpoise_balancer.knowledge.schema import migrations, predictions

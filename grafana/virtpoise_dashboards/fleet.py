@@ -285,7 +285,7 @@ FLEET = Dashboard(
     uid="virtpoise-fleet",
     title="Virtpoise / Fleet",
     description="CPU, memory and uplinks of all hosts against their thresholds, and where every domain runs.",
-    variables=(promql.JOB_VARIABLE, promql.BALANCER_VARIABLE, promql.host_variable(multi=True)),
+    variables=(promql.JOB_VARIABLE, promql.BALANCER_VARIABLE, promql.GROUP_VARIABLE, promql.host_variable(multi=True)),
     annotations=promql.ANNOTATIONS,
     rows=(NOW, FULLNESS, OVER_TIME, PLACES),
 )

@@ -247,7 +247,7 @@ HOST_DASHBOARD = Dashboard(
     uid="virtpoise-host",
     title="Virtpoise / Host",
     description="One host: its CPU, memory and uplinks, and its domains' shares.",
-    variables=(promql.JOB_VARIABLE, promql.BALANCER_VARIABLE, promql.host_variable(multi=False)),
+    variables=(promql.JOB_VARIABLE, promql.BALANCER_VARIABLE, promql.GROUP_VARIABLE, promql.host_variable(multi=False)),
     annotations=promql.ANNOTATIONS,
     rows=(NOW, CPU, MEMORY, NETWORK, ABOUT),
 )

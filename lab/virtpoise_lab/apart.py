@@ -55,7 +55,7 @@ class Machine:
 
 
 class Switch:
-    """So many machines on one network. ``close`` gives them up."""
+    """Machines on one network. ``close`` gives them up."""
 
     def __init__(self, count: int) -> None:
         self._switch = _new_network()

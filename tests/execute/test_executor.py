@@ -14,8 +14,8 @@ from builders import FakeClock
 from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute.executor import LibvirtExecutor
 from virtpoise_balancer.execute.migrate import NoteVolumes, Watch, WriteRate
-from virtpoise_balancer.execute.reconcile import StillOpen
 from virtpoise_balancer.execute.reconciler import Requested
+from virtpoise_balancer.execute.verdict import StillOpen
 from virtpoise_balancer.model import (
     Cause,
     DiskCopy,

@@ -19,8 +19,8 @@ from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.migrate import Migrator
 from virtpoise_balancer.execute.questions import running_job
-from virtpoise_balancer.execute.reconcile import StillOpen, reconcile
 from virtpoise_balancer.execute.reconciler import Requested
+from virtpoise_balancer.execute.verdict import StillOpen, reconcile
 from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.model import (
     Cause,

@@ -46,8 +46,8 @@ LOADS = tuple((float(at), 0.4) for at in range(0, 3000, 10))
 
 @pytest.fixture(scope="module", autouse=True)
 def made_once() -> Iterator[None]:
-    """What each case would make anew, at a third of its cost: compiled statements, which an engine keeps, and the
-    program's commands.
+    """What each case would else make itself, at a third of its cost: compiled statements, which an engine keeps, and
+    the program's commands.
     """
     engines: dict[str, Engine] = {}
     make = database.make_engine
@@ -96,7 +96,7 @@ def cycle(path: Path) -> tuple[str, ...]:
         )
         report = made.run(NOW)
         made.obstacle(plan(SEEN, thesis_policy()).moves[0], ordered=False)
-        store.forget(NOW, keep_days=90, keep_bytes=10_000)
+        store.forget(NOW, keep_days=90, keep_bytes=100_000)
     return report.broken
 
 

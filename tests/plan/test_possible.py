@@ -18,6 +18,7 @@ from virtpoise_balancer.model import (
     Holder,
     HostState,
     Limits,
+    MemoryCell,
     Move,
     Need,
     Policy,
@@ -70,14 +71,23 @@ def test_a_card_is_not_given_away_twice_in_a_plan() -> None:
     known = with_facts(snapshot, Facts(cards=cards, cards_free={"h2": {"sriov": 2}}))
     moves = plan(known, POLICY).moves
     assert len(moves) == 2
-    assert not refuse(Facts(cards=cards, cards_free={"h2": {"sriov": 2}}), moves)
-    assert refuse(Facts(cards=cards, cards_free={"h2": {"sriov": 1}}), moves)  # one was given away since
+    assert not refuse(Facts(cards=cards, cards_free={"h2": {"sriov": 2}}), moves, Facts())
+    assert refuse(Facts(cards=cards, cards_free={"h2": {"sriov": 1}}), moves, Facts())  # one was given away since
     coming = replace(domain("d", "h3", 0.1), migrating_to="h2", cards={"sriov": 1})
     busy = replace(
         known, hosts=(*known.hosts, host("h3", 0.1, 0.1, cards_free={"sriov": 0})), domains=(*known.domains, coming)
     )
     at_once = replace(POLICY, limits=Limits(per_destination=3))
     assert [move.destination for move in plan(busy, at_once).moves] == ["h2"]
+
+
+def test_nodes_that_a_domain_turns_out_to_be_bound_to_let_the_group_be_planned_again() -> None:
+    moves = plan(hot(), POLICY).moves
+    bound = Facts(nodes={"uuid-of-a": (1,)})
+    assert refuse(bound, moves, Facts())
+    assert not refuse(bound, moves, bound)
+    assert refuse(Facts(cells={"uuid-of-a": (MemoryCell(share=1.0, nodes=(1,)),)}), moves, Facts())
+    assert not refuse(Facts(nodes={"uuid-of-b": (1,)}), moves, Facts())
 
 
 def test_room_that_was_taken_since_is_too_little_for_both_copies() -> None:
@@ -87,8 +97,8 @@ def test_room_that_was_taken_since_is_too_little_for_both_copies() -> None:
     moves = plan(group(drained, host("h2", 0.1, 0.1), *domains), POLICY).moves
     copied = {move.uuid: move.copies for move in moves}
     assert len(copied) == 2
-    assert not refuse(Facts(copies=copied, room={"h2": {"/srv": 4 * GIB}}), moves)
-    assert refuse(Facts(copies=copied, room={"h2": {"/srv": 3 * GIB}}), moves)
+    assert not refuse(Facts(copies=copied, room={"h2": {"/srv": 4 * GIB}}), moves, Facts())
+    assert refuse(Facts(copies=copied, room={"h2": {"/srv": 3 * GIB}}), moves, Facts())
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.strategy)

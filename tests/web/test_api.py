@@ -340,6 +340,10 @@ def test_a_host_with_nothing_to_tell_has_one_series(client: TestClient, publishe
     assert series(60) - series(20) == 40
 
 
+def test_when_counters_began_is_no_series(client: TestClient) -> None:
+    assert [line for line in published_metrics(client) if "_created" in line] == []
+
+
 def published_metrics(client: TestClient) -> list[str]:
     return client.get("/metrics").text.splitlines()
 
@@ -875,6 +879,26 @@ def test_on_loopback_however_it_is_written_another_name_is_not_answered(
     client = TestClient(app)
     statuses = [client.get("/api/v1/status", headers={"Host": name}).status_code for name in (own, "evil.example")]
     assert statuses == [200, of_others]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([("Content-Length", "2"), ("Transfer-Encoding", "chunked")], 400),
+        ([("Host", "evil@localhost")], 421),
+        ([("Host", "localhost/x")], 421),
+        ([("Origin", HERE), ("Origin", "http://evil")], 403),
+        ([("Origin", HERE), ("Origin", "null")], 403),
+        ([("Origin", HERE), ("Origin", HERE)], 200),
+    ],
+)
+def test_an_order_that_a_proxy_may_read_otherwise_is_refused(
+    client: TestClient, store: Store, headers: list[tuple[str, str]], status: int
+) -> None:
+    sent = [*WITH_TOKEN.items(), ("Content-Type", "application/json"), *headers]
+    response = client.post("/api/v1/pause", content=b"{}", headers=sent)
+    assert response.status_code == status
+    assert (store.overrides().paused is not None) == (status == 200)
 
 
 def test_where_reading_is_closed_no_order_of_a_stranger_shows_which_names_there_are(

@@ -24,9 +24,16 @@ def with_facts(snapshot: Snapshot, facts: Facts) -> Snapshot:
     return replace(snapshot, hosts=tuple(map(of_host, snapshot.hosts)), domains=tuple(map(of_domain, snapshot.domains)))
 
 
-def refuse(facts: Facts, moves: Collection[Move]) -> bool:
-    """Whether libvirt would refuse one of the moves, the others being made as well."""
-    if any(facts.forbid(move.uuid, move.destination, move.copies) for move in moves):
+def refuse(facts: Facts, moves: Collection[Move], before: Facts) -> bool:
+    """Whether libvirt would refuse one of the moves, the others being made as well, or may: its domain is bound to
+    other NUMA nodes than the plan, which knew the facts of ``before``, has counted with.
+    """
+    if any(
+        facts.forbid(move.uuid, move.destination, move.copies)
+        or facts.nodes.get(move.uuid) != before.nodes.get(move.uuid)
+        or facts.cells.get(move.uuid) != before.cells.get(move.uuid)
+        for move in moves
+    ):
         return True
     room: Counter[tuple[str, str]] = Counter()
     cards: Counter[tuple[str, str]] = Counter()

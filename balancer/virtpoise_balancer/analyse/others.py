@@ -22,8 +22,8 @@ LONGEST_GAP_SECONDS = 3600.0
 # Starts and stops on a host count for this long after the first of a series. A series ends with a pause as long. A host
 # whose guests come and go all the time would else never be judged, nor one whose guest's owner wants it so.
 _SERIES_SECONDS = 300.0
-# Of one host, in the time for which changes are remembered. Further ones change no decision, and a host whose exporter
-# says each time that other domains run could fill the store with them.
+# How many changes of one host are remembered. Further ones change no decision, and a host whose exporter reports other
+# domains each time could fill the store with them.
 MOST_OF_A_HOST = 500
 
 

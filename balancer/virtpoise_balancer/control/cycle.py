@@ -192,10 +192,10 @@ class Cycle:
         return situation, decision
 
     def _asked(self, situation: Situation, moves: Sequence[Move]) -> Facts | None:
-        """The facts once both hosts of each move were asked, if they forbid one of the moves."""
+        """The facts once both hosts of each move were asked, if the moves may not be made as they are."""
         self.possible.ask(moves, skip=situation.silence.silent, acts=situation.acts)
         facts = self.possible.facts()
-        return facts if refuse(facts, moves) else None
+        return facts if refuse(facts, moves, situation.memory.facts) else None
 
     def apply(self, wanted: Set[Choice], now: float) -> Plan:
         """Make these moves of the plan, as it is on a fresh look, and return them.

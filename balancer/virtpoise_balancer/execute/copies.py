@@ -15,7 +15,7 @@ import structlog
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.lanes import Lanes, Work
 from virtpoise_balancer.execute.questions import confirmed, descriptions, presence
-from virtpoise_balancer.execute.reconcile import SETTLED, Answer, Silent
+from virtpoise_balancer.execute.verdict import SETTLED, Answer, Silent
 from virtpoise_balancer.model import Unsettled, UnsettledKind
 from virtpoise_balancer.threads import THREADS, Threads
 

@@ -17,8 +17,8 @@ import structlog
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute.migrate import Migrator, WriteRate
-from virtpoise_balancer.execute.reconcile import StillOpen
 from virtpoise_balancer.execute.reconciler import Reconciler, Requested
+from virtpoise_balancer.execute.verdict import StillOpen
 from virtpoise_balancer.model import Cause, Entries, JournalEntry, Limits, MigrationOutcome, Move, Progress, Result
 from virtpoise_balancer.plan.stream import Item, Stage, counts_on, hopeless, ready, withdrawable
 from virtpoise_balancer.threads import THREADS, Lock, Thread, Threads

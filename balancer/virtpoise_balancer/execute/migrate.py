@@ -18,8 +18,8 @@ from virtpoise_balancer.errors import LibvirtError, NoRoom, Refused, StoreError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.hosts import Hosts, RunningMigration
 from virtpoise_balancer.execute.questions import running_job
-from virtpoise_balancer.execute.reconcile import ACTIVE, Silent
 from virtpoise_balancer.execute.reconciler import Requested
+from virtpoise_balancer.execute.verdict import ACTIVE, Silent
 from virtpoise_balancer.model import ASSUMED_BYTES_PER_SECOND, Cause, JournalEntry, Move, Progress
 from virtpoise_balancer.visible import visible
 
@@ -154,7 +154,7 @@ class Migrator:
 
         Never raises for what libvirt says or does not say. ``check``: raises when nothing further may be done to it.
         ``note``: takes the volumes for copies of its disks, before and after they are created, and raises StoreError or
-        Refused when they cannot be written down; then nothing is asked for.
+        Refused when they cannot be written down; then no migration is requested.
         """
         seen = _Seen(watch)
         began = self.clock.monotonic()

@@ -38,7 +38,7 @@ _SIZES = ("host_cpus", "host_memory_bytes", "host_uplink_bytes_per_second", "dom
 _PLACES = 8
 # A domain without samples for longer has stopped.
 _PATIENCE_STEPS = 3
-# Of a recording, which may come from a stranger: the year 5138, and 38 years of minutes.
+# The bounds of a recording, which may come from a stranger: the year 5138, and 38 years of minutes.
 _LATEST, _MOST_STEPS_IN_ALL = 1e11, 20_000_000
 # A query for the past takes longer than one for now.
 _TIMEOUT_SECONDS = 60.0

@@ -13,7 +13,7 @@ _WHY = (
 
 
 def with_post_copy(moves: tuple[Move, ...], snapshot: Snapshot) -> tuple[Move, ...]:
-    """The moves, those by post-copy marked, which their reasons tell as well.
+    """The moves, those by post-copy marked, in their reasons as well.
 
     Never with copied disks: a guest that ran before these had arrived could be lost with its data.
     """

@@ -97,7 +97,7 @@ def of_hosts(state: State, statuses: Sequence[HostStatus]) -> Iterator[Metric]:
 
 
 def _thresholds(hosts: Sequence[Host], policy: Policy) -> Iterator[Metric]:
-    """The common ones, and those of hosts that have their own."""
+    """The common thresholds, and those of hosts that have their own."""
     limits = [(host.name, own) for host in hosts if (own := limits_of(host, policy))]
     for resource, name, what in _THRESHOLDS:
         text = f"{what} use from which a sample of a host counts towards an overload"

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from virtpoise_balancer.execute.facts import Presence
-from virtpoise_balancer.execute.reconcile import (
+from virtpoise_balancer.execute.verdict import (
     Answer,
     Arrived,
     Silent,
