@@ -48,6 +48,7 @@ from virtpoise_balancer.model import (
     Written,
 )
 from virtpoise_balancer.monitor import doubt, observe
+from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.plan.default.group import Group
 from virtpoise_balancer.service.roster import Roster
 from virtpoise_balancer.web.metrics import _StateCollector
@@ -148,8 +149,8 @@ def _a_sample_ends_a_loss(patch: Patch) -> None:
     """V6: a lost domain counts as found when Prometheus shows it running, by a sample from before."""
     run = Cycle.run
 
-    def trusting(self: Cycle, now: float) -> Report:
-        report = run(self, now)
+    def trusting(self: Cycle, now: float, look: Callable[[], Observation] | None = None) -> Report:
+        report = run(self, now, look)
         if report.observation is not None:
             domains = report.observation.snapshot.domains
             running = {one.uuid for one in domains if one.state is DomainState.RUNNING}
