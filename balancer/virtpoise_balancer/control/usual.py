@@ -50,9 +50,10 @@ def keep(book: HabitBook, observer: PastObserver, at: float, read: Readings, pol
 
 
 def needs_habits(snapshot: Snapshot, policy: Policy) -> bool:
-    """Whether a plan may need them: a host is overloaded."""
+    """Whether a plan may need them: a host is overloaded, or overloads are to be foreseen."""
     return policy.traits.habits and any(
-        host.known and host.load >= trigger_of(host, Resource.CPU, policy).threshold for host in snapshot.hosts
+        policy.foresight is not None or (host.known and host.load >= trigger_of(host, Resource.CPU, policy).threshold)
+        for host in snapshot.hosts
     )
 
 
