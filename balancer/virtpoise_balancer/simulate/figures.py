@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from virtpoise_balancer.analyse.demand import Floats, Mask
+from virtpoise_balancer.analyse.host_limits import trigger_of
 from virtpoise_balancer.control.cycle import Report
 from virtpoise_balancer.control.decide import CycleResult
-from virtpoise_balancer.model import MigrationOutcome, Move, Policy, Resource, Result
+from virtpoise_balancer.model import Host, MigrationOutcome, Move, Policy, Resource, Result
 from virtpoise_balancer.simulate.script import Fleet
 from virtpoise_balancer.simulate.world import StepFigures, World, names
 
@@ -104,22 +105,20 @@ class Tally:
     failed_cycles: int = 0
     brakes: int = 0
     sentences: list[str] = field(default_factory=list)
-    _thresholds: Floats = field(init=False)
+    _thresholds: Floats = field(init=False)  # resources x hosts
     _spell: Floats = field(init=False)  # minutes so far (hosts)
 
     def __post_init__(self) -> None:
         self.over = np.zeros(len(Resource))
         self._spell = np.zeros(self.fleet.hosts)
-        self._thresholds = np.full(len(Resource), np.inf)
-        for resource in self.policy.traits.watched:
-            self._thresholds[resource.row] = self.policy.trigger(resource).threshold
+        self._thresholds = thresholds_of(self.fleet, self.policy)
 
     def step(self, measured: StepFigures) -> Mask:
         """Count a step. The hosts that were over a threshold in it."""
         self.steps += 1
         minutes = self.step_seconds / _MINUTE
         with np.errstate(invalid="ignore"):
-            over = (measured.ratio >= self._thresholds[:, np.newaxis]) & measured.figures
+            over = (measured.ratio >= self._thresholds) & measured.figures
         hosts: Mask = np.logical_or.reduce(over)
         self.over += over.sum(axis=1) * minutes
         self.over_any += float(hosts.sum()) * minutes
@@ -149,7 +148,7 @@ class Tally:
             (Resource.MEMORY.row, fleet.host_memory_bytes[host], demand.own_memory_bytes[host], demand.memory_bytes),
         ):
             before = float(own + wanted[there].sum()) / have
-            if before < self._thresholds[row] <= before + float(wanted[domain]) / have:
+            if before < self._thresholds[row, host] <= before + float(wanted[domain]) / have:
                 return True
         return False
 
@@ -189,3 +188,18 @@ class Tally:
             brakes_pulled=self.brakes,
             sentences=tuple(self.sentences),
         )
+
+
+def thresholds_of(fleet: Fleet, policy: Policy) -> Floats:
+    """At what use of a resource each host has a problem (resources x hosts), by a threshold of its own if it has one;
+    infinite for resources that the strategy does not watch.
+    """
+    found = np.full((len(Resource), fleet.hosts), np.inf)
+    labels = fleet.labels or ({},) * fleet.hosts
+    hosts = [
+        Host(name=name, cpus=1, memory_bytes=1, labels=of_it)
+        for name, of_it in zip(fleet.host_names, labels, strict=True)
+    ]
+    for resource in policy.traits.watched:
+        found[resource.row] = [trigger_of(host, resource, policy).threshold for host in hosts]
+    return found

@@ -14,7 +14,7 @@ from virtpoise_balancer.explain import wording
 from virtpoise_balancer.model import Domain, DomainState, Host, Plan, Refusal, Resource
 from virtpoise_balancer.web.detail import host_detail, seen
 from virtpoise_balancer.web.kept import KeptAnswer
-from virtpoise_balancer.web.page.parts import MOST_MIGRATIONS, WIDTH, Anchor, domain_link, host_row, migration_card
+from virtpoise_balancer.web.page.parts import MOST_MIGRATIONS, WIDTH, Anchor, domain_link, host_row, migration_cards
 from virtpoise_balancer.web.page.writer import Writer
 from virtpoise_balancer.web.state import domains_by_host
 
@@ -64,7 +64,7 @@ def host_page(writer: Writer, request: Request) -> KeptAnswer:
         row=host_row(state.policy, host, detail.status, domains, named=False),
         curve=curve(host.cpu_ratio, snapshot.step_seconds, trigger_of(host, Resource.CPU, state.policy).threshold),
         domains=domain_rows(domains, host, state.plan),
-        migrations=[migration_card(record, state.policy) for record in history],
+        migrations=migration_cards(history, state),
         drained=is_draining(host.name, state.drains),
     )
 

@@ -5,7 +5,7 @@ Pure values, ready for the templates.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote
@@ -14,7 +14,7 @@ from virtpoise_balancer.analyse.host_limits import trigger_of
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.knowledge.records import MigrationRecord, PredictionRecord
 from virtpoise_balancer.model import Domain, Host, HostState, Policy, Prediction, Resource
-from virtpoise_balancer.web.state import HostStatus
+from virtpoise_balancer.web.state import HostStatus, State
 
 # The width of a bar's drawing, in drawing units. The browser scales it.
 WIDTH = 1000
@@ -244,8 +244,13 @@ def _plain_bar(label: str, ratio: float | None, threshold: float) -> Bar:
 _RESULT_KINDS = {"done": "calm", "skipped": "dim", "failed": "hot"}
 
 
-def migration_card(record: MigrationRecord, policy: Policy) -> MigrationCard:
-    """A migration of the journal as the page shows it, with its prediction and measurement."""
+def migration_cards(records: Iterable[MigrationRecord], state: State) -> list[MigrationCard]:
+    """Migrations of the journal as the page shows them, with their predictions and measurements."""
+    hosts = {host.name: host for host in state.snapshot.hosts} if state.snapshot else {}
+    return [_migration_card(record, hosts, state.policy) for record in records]
+
+
+def _migration_card(record: MigrationRecord, hosts: Mapping[str, Host], policy: Policy) -> MigrationCard:
     result = record.result or ("running" if record.began else "pending")
     return MigrationCard(
         id=record.id,
@@ -257,11 +262,13 @@ def migration_card(record: MigrationRecord, policy: Policy) -> MigrationCard:
         why=record.why,
         took=wording.duration(record.seconds),
         downtime=wording.duration(record.downtime_seconds),
-        ends=tuple(_measured_end(one, policy) for one in record.predictions if one.resource == "cpu"),
+        ends=tuple(
+            _measured_end(one, hosts.get(one.host), policy) for one in record.predictions if one.resource == "cpu"
+        ),
     )
 
 
-def _measured_end(one: PredictionRecord, policy: Policy) -> MoveEnd:
+def _measured_end(one: PredictionRecord, host: Host | None, policy: Policy) -> MoveEnd:
     text = f"{Resource.CPU.use} predicted {wording.percent(one.predicted, 1)}"
     if one.measured is not None:
         text += f", measured {wording.percent(one.measured, 1)}"
@@ -273,7 +280,7 @@ def _measured_end(one: PredictionRecord, policy: Policy) -> MoveEnd:
         lower=one.lower,
         upper=one.upper,
         measured=one.measured,
-        threshold=policy.cpu.threshold,
+        threshold=_threshold(host, Resource.CPU, policy),
         text=text,
         verdict=_verdict(one),
     )
@@ -287,6 +294,11 @@ def _verdict(one: PredictionRecord) -> str:
     if one.lower < one.upper:
         verdict += f", {'within' if one.lower <= one.measured <= one.upper else 'outside'} the interval"
     return verdict
+
+
+def _threshold(host: Host | None, resource: Resource, policy: Policy) -> float:
+    """The host's own, if it has one and is still there."""
+    return (policy.trigger(resource) if host is None else trigger_of(host, resource, policy)).threshold
 
 
 def planned_end(
@@ -306,6 +318,6 @@ def planned_end(
         lower=ratio if (lower := predicted.lower(resource)) is None else lower,
         upper=ratio if (upper := predicted.upper(resource)) is None else upper,
         measured=None,
-        threshold=(policy.trigger(resource) if host is None else trigger_of(host, resource, policy)).threshold,
+        threshold=_threshold(host, resource, policy),
         text=f"{resource.use} {wording.use(now)} now, predicted {wording.interval(predicted, resource)}",
     )
