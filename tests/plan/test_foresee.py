@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders import domain, group, host
 from habitual import even, with_history
 from random_groups import carry_out, random_group
+from virtpoise_balancer.analyse.habits import HabitBook, readings
+from virtpoise_balancer.control.usual import with_habits
 from virtpoise_balancer.formats import read_snapshot, write_snapshot
 from virtpoise_balancer.model import Foresight, Plan, Policy, Problem, Rule, Snapshot
 from virtpoise_balancer.plan import plan
@@ -90,3 +93,18 @@ def test_every_beginning_is_legal_each_source_gains_and_a_saved_snapshot_comes_t
             assert move.cost_minutes is not None
             assert move.saved_minutes - move.cost_minutes >= 1
     assert plan(read_snapshot(write_snapshot(known), "file"), policy).moves == made.moves
+
+
+def test_in_a_large_group_only_the_domains_of_hosts_that_count_bring_their_habits() -> None:
+    hosts = [host(f"h{number:03}", number / 400) for number in range(200)]
+    snapshot = group(*hosts, *(domain(f"vm{one.name}", one.name, 0.1, uuid=one.name) for one in hosts))
+    book = HabitBook()
+    book.update(1000.0, readings(snapshot), 30.0)
+    assert with_habits(snapshot, book, Policy()).habits is None
+    known = with_habits(snapshot, book, FORESEEING).habits
+    assert known is not None
+    assert sorted(known.of_domains) == [f"h{number:03}" for number in (*range(64), *range(136, 200))]
+    every = book.habits()
+    assert known == replace(every, of_domains={uuid: every.of_domains[uuid] for uuid in known.of_domains})
+    full = replace(hosts[-1], cpu_ratio=(0.9,))
+    assert with_habits(replace(snapshot, hosts=(*hosts[:-1], full)), book, FORESEEING).habits == every
