@@ -10,7 +10,6 @@ from virtpoise_balancer.plan.default.group import Group
 from virtpoise_balancer.plan.default.search_state import SearchState
 from virtpoise_balancer.plan.default.source import Source
 from virtpoise_balancer.plan.default.trial import Trial
-from virtpoise_balancer.plan.stocks import taken_by
 
 
 def check_group(group: Group) -> None:
@@ -81,12 +80,12 @@ def check_trial(trial: Trial) -> None:
             assert (host in full) is not bond.takes(there, arriving, here), f"what {bond.name} allows is up to date"
             hard = bond.hard and not bond.crowded
             assert likings[host] == bond.kind.liking(there, arriving, hard=hard), f"{bond.name} is up to date"
-    for stock, before in group.stocks.items():
+    for stock, before in group.stocks.free.items():
         left = before.copy()
         arrivals = [(domain, step.destination) for step in trial.steps for domain in step.candidate.domains]
         arrivals += [(domain, group.index[str(domain.migrating_to)]) for domain in group.under_way]
         for domain, host in arrivals:
-            left[host] -= taken_by([domain], group.policy).get(stock, 0)
+            left[host] -= group.stocks.taken_by([domain]).get(stock, 0)
         assert np.array_equal(trial.free(stock), left), (
             "what arrives takes of the stocks, and what leaves frees nothing"
         )
@@ -113,7 +112,7 @@ def check_search_state(state: SearchState) -> None:
         full = (state.use[host] / trial.limit[:, host]).max()
         assert state._fullness[host] == pytest.approx(full, abs=1e-9), "the scarcest resource is known"
         assert state.limit[host] == trial.limit[:, host].tolist(), "limits never change"
-        for stock in trial.group.stocks:
+        for stock in trial.group.stocks.free:
             assert state._left(stock, host) == trial.free(stock)[host], "both know what is left of the stocks"
     for number, bond in enumerate(trial.group.rules.bonds):
         for zone in set(bond.zones) if bond.hard else ():

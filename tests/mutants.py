@@ -27,8 +27,8 @@ from virtpoise_balancer.execute.copies import Copies
 from virtpoise_balancer.execute.executor import InFlight, LibvirtExecutor
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.reach import Reach
-from virtpoise_balancer.execute.reconcile import Arrived, StillOpen, Verdict, reconcile
 from virtpoise_balancer.execute.reconciler import Reconciler
+from virtpoise_balancer.execute.verdict import Arrived, StillOpen, Verdict, reconcile
 from virtpoise_balancer.knowledge import brakes, journal, learned, overrides, redating
 from virtpoise_balancer.knowledge.records import Overrides
 from virtpoise_balancer.knowledge.schema import migrations, predictions
@@ -191,7 +191,7 @@ def _an_error_is_an_end(patch: Patch) -> None:
 
 
 def _a_silent_host_is_empty(patch: Patch) -> None:
-    """V8: a host whose list of domains does not stand is idle, and a destination."""
+    """V8: a host whose list of domains contradicts libvirt's count is idle, and a destination."""
     patch.setattr(doubt, "of_lists", lambda _lists, _replaced: None)
     patch.setattr(Reach, "silence", lambda _self: Silence())
 

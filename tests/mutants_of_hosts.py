@@ -17,9 +17,9 @@ from virtpoise_balancer.execute import copies, elsewhere, inventory, reconciler
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.inventory import Inventory
 from virtpoise_balancer.execute.migrate import Migrator
-from virtpoise_balancer.execute.reconcile import Answer, StillOpen
 from virtpoise_balancer.execute.reconciler import NOT_BEGUN, Reconciler, Requested
 from virtpoise_balancer.execute.stale import StaleCopies
+from virtpoise_balancer.execute.verdict import Answer, StillOpen
 from virtpoise_balancer.knowledge import learned
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import FailedAttempts, JournalEntry, MigrationOutcome, Move, Result

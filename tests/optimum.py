@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +16,8 @@ from virtpoise_balancer.model import Policy, Snapshot
 _STRICTLY = 1e-7
 _LEAST_GAIN = 0.01
 _TIME_LIMIT_SECONDS = 600.0
+# A host, what each domain would take there (by uuid), and what is free, in bytes.
+Supply = tuple[str, Mapping[str, int], int]
 # scipy's words for how the solver ended
 _OUT_OF_TIME, _INFEASIBLE = 1, 2
 _FREE = 5.0  # added to a limit that does not count
@@ -72,14 +75,21 @@ class _Columns:
         return 2 * self.x(self.waves, 0, 0) + wave * self.hosts + host
 
 
-def optimum(snapshot: Snapshot, policy: Policy, overloaded: list[str], *, waves: int | None = None) -> Optimum | None:
+def optimum(
+    snapshot: Snapshot,
+    policy: Policy,
+    overloaded: list[str],
+    *,
+    waves: int | None = None,
+    supplies: Sequence[Supply] = (),
+) -> Optimum | None:
     """The fewest moves, and of those the least memory, after which every overloaded host is at its recovery level;
     None: impossible.
 
     Without ``waves`` all moves happen at once and only their end counts: a bound that no sequence of legal moves need
     reach. With them, each host that receives something in a wave must be below its limits with all that was there
     before the wave and all that arrives in it, so that the moves are legal in any order; every domain moves at most
-    once.
+    once. All that arrives at a host shares its ``supplies``.
     """
     count = waves or 1
     hosts, domains = snapshot.hosts, snapshot.domains
@@ -102,11 +112,15 @@ def optimum(snapshot: Snapshot, policy: Policy, overloaded: list[str], *, waves:
                 here = 1.0 if not t and h == home else 0.0
                 rows.add({col.x(t, i, h): 1, **before, col.a(t, i, h): -1}, -np.inf, here)
                 rows.add({col.a(t, i, h): 1, col.y(t, h): -1}, -np.inf, 0)
+    number = {domain.uuid: i for i, domain in enumerate(domains)}
+    for name, needs, free in supplies:
+        taken = {col.a(t, number[uuid], at[name]): need for uuid, need in needs.items() if need for t in range(count)}
+        rows.add({column: need / GIB for column, need in taken.items()}, -np.inf, free / GIB)
     for t in range(count):
         for h, host in enumerate(hosts):
             for share, whole, limit in (
                 ([d.cpu_cores / host.cpus for d in domains], max(host.cpu_ratio), policy.cpu.threshold - MARGIN),
-                ([d.memory_bytes / host.memory_bytes for d in domains], host.memory_ratio, policy.memory.threshold),
+                ([d.ordinary_bytes / host.memory_bytes for d in domains], host.memory_ratio, policy.memory.threshold),
             ):
                 own = whole - sum(s for s, d in zip(share, domains, strict=True) if d.host == host.name)
                 there = {col.x(t, i, h): s for i, s in enumerate(share)}

@@ -196,7 +196,7 @@ class World:
         self.hosts = {h.name: h for h in self.snapshot.hosts}
         self.cpu = {h.name: max(h.cpu_ratio[-3:]) for h in self.snapshot.hosts}
         self.memory = {h.name: float(h.memory_used_bytes) for h in self.snapshot.hosts}
-        self.pages = {h.name: sum(pages.memory_bytes for pages in h.hugepages_free) for h in self.snapshot.hosts}
+        self.pages = {h.name: sum(pages.memory_bytes for pages in h.hugepages_free or ()) for h in self.snapshot.hosts}
         self.uplink = {h.name: h.uplink_bytes_per_second or UPLINK for h in self.snapshot.hosts}
         self.sent = {h.name: (h.tx_ratio or 0.0) * self.uplink[h.name] for h in self.snapshot.hosts}
         self.received = {h.name: (h.rx_ratio or 0.0) * self.uplink[h.name] for h in self.snapshot.hosts}
@@ -274,7 +274,7 @@ class World:
             host,
             cpu_ratio=(min(max(self.cpu[host.name], 0.0), 1.0),) * 3,
             memory_used_bytes=int(self.memory[host.name]),
-            hugepages_free=tuple(replace(one, memory_bytes=self.pages[host.name]) for one in host.hugepages_free),
+            hugepages_free=tuple(replace(one, memory_bytes=self.pages[host.name]) for one in host.hugepages_free or ()),
             tx_ratio=sent,
             rx_ratio=received,
             tx_ratio_window=(sent,) * len(host.tx_ratio_window),

@@ -1,5 +1,6 @@
 """Tests in several processes: two begin with real hosts, each with a lab of its own, a third with the booted machines,
-and each goes on with one file after another; files that mostly wait come first, and floods last.
+others with files that need neither; and each goes on with one file after another. Files that mostly wait come first,
+and floods last.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
 # Two labs are up at a time, so tests on the same one follow each other. They take longest, so they begin at once, and
-# with them the booted machines, which take longest to be built. What is marked "alone" floods the machine, or measures
-# time or memory: it runs beside nothing.
+# with them the booted machines, which take longest to be built. The files on the two labs take about the same time.
+# What is marked "alone" floods the machine, or measures time or memory: it runs beside nothing.
 _MARKED = re.compile(r"^pytestmark = (?:\[\n(?: .*\n)*\]|.*)$", re.MULTILINE)
 _MARK = re.compile(r"\bmark\.(\w+)")
 _LAB, _SECOND_LAB, _MACHINES, _EARLY, _ALONE = "lab", "second_lab", "installed", "early", "alone"

@@ -107,8 +107,10 @@ def take_pages(page: Page, balancer: Balancer, folder: Path) -> None:
     page.locator(".flight progress[value]").wait_for(timeout=30_000)
     shoot("migration")
     wait_for_verdicts(balancer, migrations=1)
+    moved, *others = balancer.history()
+    if others or any(one["verdict"] != "measured" for one in moved["predictions"]):
+        raise SystemExit("the plan was not one migration that was measured: other programs were busy; take them again")
     shoot("history", "/history")
-    (moved,) = balancer.history()
     shoot("host", f"/hosts/{moved['destination']}")
     shoot("domain", f"/domains/{moved['uuid']}")
     page.set_viewport_size(PHONE)

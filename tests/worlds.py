@@ -32,7 +32,9 @@ class Even(Random):
 class Answering(ModelHosts):
     """``jobless``: hosts that report no job, whatever they do. ``undefinable``: hosts that keep old definitions.
 
-    ``bandwidths``: of migrations, as asked for and as set later.
+    ``bandwidths``: of migrations, as asked for and as set later. ``passes``: that a migration has made. ``switches``:
+    whether it may be switched to post-copy; ``switched``: when that was asked for, refused while ``unswitchable``.
+    ``aborted``: how often an abort was asked for.
     """
 
     def __init__(self, world: Model, process: VirtualProcess) -> None:
@@ -44,6 +46,11 @@ class Answering(ModelHosts):
         self.disk_bytes: int | None = None
         self.dirty_bytes_per_second = 0.0
         self.bandwidths: list[int | None] = []
+        self.passes: int | None = None
+        self.switches: list[bool] = []
+        self.switched: list[float] = []
+        self.unswitchable = False
+        self.aborted = 0
 
     @contextmanager
     def migration(
@@ -53,7 +60,10 @@ class Answering(ModelHosts):
         destination: str,
         bandwidth_mib_per_second: int | None,
         copies: Sequence[DiskCopy] = (),
+        *,
+        post_copy: bool = False,
     ) -> Iterator[ModelRequest]:
+        self.switches.append(post_copy)
         self.bandwidths.append(bandwidth_mib_per_second)
         with super().migration(uuid, source, destination, bandwidth_mib_per_second, copies) as request:
             yield request
@@ -68,7 +78,21 @@ class Answering(ModelHosts):
 
     def progress(self, host: str, uuid: str) -> Progress | None:
         found = super().progress(host, uuid)
-        return None if host in self.jobless or found is None else replace(found, disk_bytes=self.disk_bytes)
+        if host in self.jobless or found is None:
+            return None
+        return replace(found, disk_bytes=self.disk_bytes, passes=self.passes, switched=bool(self.switched))
+
+    def switch(self, host: str, uuid: str) -> None:
+        self._reach(host)
+        if self.unswitchable:
+            raise LibvirtError("post-copy: QEMU does not want to")
+        self.switched.append(self.world.kernel.at)
+
+    def abort(self, host: str, uuid: str) -> None:
+        self.aborted += 1
+        if self.switched:
+            raise LibvirtError("abort: it has been switched to post-copy")
+        super().abort(host, uuid)
 
     def undefine(self, host: str, uuid: str) -> None:
         if host in self.undefinable:

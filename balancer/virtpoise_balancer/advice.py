@@ -9,9 +9,7 @@ from virtpoise_balancer.config import Config
 from virtpoise_balancer.monitor.queries import has_matchers
 from virtpoise_balancer.plan.unmatched import fits_none, like
 from virtpoise_balancer.rules import KINDS, GroupKind
-from virtpoise_balancer.rules.glob import WILDCARDS
-
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+from virtpoise_balancer.rules.glob import UUID, WILDCARDS
 
 
 def warnings(config: Config) -> list[str]:
@@ -23,7 +21,7 @@ def warnings(config: Config) -> list[str]:
     common = [of_rules.pop(name) for name, own in every.items() if name and own.policy.rules == config.policy.rules]
     found += [line for line in (common[0] if common else ()) if all(line in lines for lines in common)]
     for name, own in every.items():
-        lines = [*_of_hosts(own), *of_rules.get(name, ())]
+        lines = [*_of_hosts(own), *_of_migrations(own), *of_rules.get(name, ())]
         found += [f"groups.{name}.{line}" if name else line for line in lines]
     return found
 
@@ -44,6 +42,14 @@ def _of_hosts(config: Config) -> Iterator[str]:
             yield f"libvirt.{key}: no_verify lets any machine take the host's place"
 
 
+def _of_migrations(config: Config) -> Iterator[str]:
+    if config.migration.post_copy:
+        yield (
+            "migration.post_copy: a domain that is migrated so is lost if a host, QEMU or the network between them fails "
+            "before the rest of its memory has arrived"
+        )
+
+
 def _of_rules(config: Config) -> Iterator[str]:
     libvirt, admits = config.libvirt, config.libvirt.admission()
     for number, rule in enumerate(config.policy.rules):
@@ -61,7 +67,7 @@ def _of_rules(config: Config) -> Iterator[str]:
                     f"policy.rules.{number}.hosts: {pattern!r} fits no host of libvirt.hosts and libvirt.pattern"
                     f"{like(pattern, libvirt.hosts)}"
                 )
-        names = [one for one in rule.domains if not _UUID.fullmatch(one)]
+        names = [one for one in rule.domains if not UUID.fullmatch(one)]
         if config.policy.repair_rules and isinstance(KINDS[rule.kind], GroupKind) and names:
             yield (
                 f"policy.rules.{number}.domains: {names[0]!r} is a name, which whoever defines a domain chooses; with "

@@ -63,6 +63,10 @@ class LibvirtSilent(LibvirtError):
     """A libvirt daemon did not answer in time."""
 
 
+class NoRoom(LibvirtError):
+    """A host makes no room for copies of disks, and has created nothing for them."""
+
+
 class StoreError(VirtpoiseError):
     """The store cannot be read or written."""
 

@@ -1,13 +1,28 @@
 """Chooses the source of the domains' usage: the kernel where its files can be read, else libvirt."""
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from virtpoise_exporter.kernel.domains import KernelSource
 from virtpoise_exporter.log import log
-from virtpoise_exporter.source import Source, Usage
+from virtpoise_exporter.usage import Usage
 from virtpoise_exporter.virt.model import Domain
 
 _TRIES = 3  # a domain may be listed a moment before its process can be found
+
+
+class Source(Protocol):
+    """Reads the domains' usage. Both sources give equal figures for the same domain."""
+
+    @property
+    def name(self) -> str:
+        """The source's name: ``kernel`` or ``libvirt``."""
+
+    def read(self, domains: Sequence[Domain], seconds: float, /) -> Mapping[str, Usage]:
+        """The usage of the active ``domains`` by uuid, read now, after at most ``seconds``.
+
+        A domain that cannot be read now is left out.
+        """
 
 
 class SourceChoice:

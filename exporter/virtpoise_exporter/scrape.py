@@ -9,10 +9,13 @@ from queue import SimpleQueue
 from typing import Protocol, runtime_checkable
 
 from virtpoise_exporter import __version__, metrics
+from virtpoise_exporter.clock import SYSTEM, Clock
 from virtpoise_exporter.errors import Incomplete
 from virtpoise_exporter.exposition import Family, render
 from virtpoise_exporter.log import log
 
+# Between two complaints about a collector: whoever scrapes may give it so little time that it fails each second time.
+_QUIET_SECONDS = 60.0
 _COLLECTORS_SHARE = 0.9  # of the deadline, so that a collector that uses all its time is still in the scrape
 
 
@@ -48,9 +51,11 @@ class _Result:
 class _Lane:
     """A thread that runs one collector at a time; while it hangs, scrapes go on without that collector."""
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: Collector, clock: Clock) -> None:
         self.collector = collector
+        self._clock = clock
         self._complained = ""
+        self._quiet_until = 0.0
         self._queue: SimpleQueue[tuple[Future[_Result], float]] = SimpleQueue()
         threading.Thread(target=self._run, name=f"collect-{collector.name}", daemon=True).start()
 
@@ -86,20 +91,27 @@ class _Lane:
         return _Result(families, success, time.monotonic() - began)
 
     def _complain(self, reason: str) -> None:
-        """Logs why the collector fails, once for each reason, and that it succeeds again: scrapes come all the time."""
-        if reason != self._complained:
-            self._complained = reason
-            if reason:
-                log.error("collector %s failed: %s", self.collector.name, reason)
-            else:
-                log.info("collector %s succeeds again", self.collector.name)
+        """Logs why the collector fails, once for each reason and once a minute, and that it succeeds again: scrapes
+        come all the time.
+        """
+        now = self._clock.monotonic()
+        if reason == self._complained or (reason and now < self._quiet_until):
+            return
+        self._complained = reason
+        if reason:
+            self._quiet_until = now + _QUIET_SECONDS
+            log.error("collector %s failed: %s", self.collector.name, reason)
+        else:
+            log.info("collector %s succeeds again", self.collector.name)
 
 
 class Scraper:
     """Runs all collectors at once and renders what came in time. ``extra`` returns an exposition to append."""
 
-    def __init__(self, collectors: Iterable[Collector], extra: Callable[[], bytes] = bytes) -> None:
-        self._lanes = tuple(_Lane(collector) for collector in collectors)
+    def __init__(
+        self, collectors: Iterable[Collector], extra: Callable[[], bytes] = bytes, clock: Clock = SYSTEM
+    ) -> None:
+        self._lanes = tuple(_Lane(collector, clock) for collector in collectors)
         self._extra = extra
 
     def scrape(self, seconds: float) -> bytes:

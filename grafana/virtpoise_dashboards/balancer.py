@@ -326,6 +326,7 @@ BALANCER_DASHBOARD = Dashboard(
     description="Cycles, decisions, refusals, back-off, migrations, and what keeps the balancer from acting.",
     variables=(
         promql.BALANCER_VARIABLE,
+        promql.GROUP_VARIABLE,
         Variable(
             name="host", label="Host", query='label_values(virtpoise_host_cpu_load_ratio{job=~"$balancer"}, host)'
         ),

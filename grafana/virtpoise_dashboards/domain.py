@@ -159,6 +159,7 @@ DOMAIN_DASHBOARD = Dashboard(
     variables=(
         promql.JOB_VARIABLE,
         promql.BALANCER_VARIABLE,
+        promql.GROUP_VARIABLE,
         Variable(
             name="domain",
             label="Domain",

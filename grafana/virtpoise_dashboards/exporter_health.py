@@ -167,7 +167,7 @@ EXPORTER_HEALTH = Dashboard(
     uid="virtpoise-exporter-health",
     title="Virtpoise / Exporter health",
     description="The health of exporters, their collectors, and libvirt.",
-    variables=(promql.JOB_VARIABLE, promql.BALANCER_VARIABLE, promql.host_variable(multi=True)),
+    variables=(promql.JOB_VARIABLE, promql.BALANCER_VARIABLE, promql.GROUP_VARIABLE, promql.host_variable(multi=True)),
     annotations=promql.ANNOTATIONS,
     rows=(NOW, OVER_TIME, INVENTORY),
 )

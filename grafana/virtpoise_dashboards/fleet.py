@@ -35,6 +35,8 @@ from virtpoise_dashboards.promql import (
 
 TO_HOST = Link("Open the host", "virtpoise-host", "host", "host")
 TO_DOMAIN = Link("Open the domain", "virtpoise-domain", "domain", "domain")
+_LOAD = f"virtpoise_host_cpu_load_ratio{{{BALANCER}}}"
+_OWN = f"virtpoise_host_cpu_threshold_ratio{{{BALANCER}}}"
 THRESHOLD_LINE = Style("^threshold$", "red", dashed=True, width=1)
 STATES = tuple(
     Value(i, state, color)
@@ -58,10 +60,7 @@ NOW = Row(
             description="Hosts without fresh samples. Nothing is migrated to or from them.",
             queries=(
                 Query(
-                    counted(
-                        f'max by (host) (virtpoise_host_state{{{BALANCER}, state="unknown"}}) == 1',
-                        f"max by (host) (virtpoise_host_state{{{BALANCER}}})",
-                    ),
+                    f'sum(max without (instance) (virtpoise_hosts{{{BALANCER}, state="unknown"}}))',
                     "hosts",
                     instant=True,
                 ),
@@ -76,8 +75,8 @@ NOW = Row(
             queries=(
                 Query(
                     counted(
-                        f"max by (host) (virtpoise_host_cpu_load_ratio{{{BALANCER}}})"
-                        f" >= max by (host) (virtpoise_host_cpu_threshold_ratio{{{BALANCER}}})",
+                        f"max by (host) ({_LOAD} >= {_OWN} or ({_LOAD} unless {_OWN})"
+                        f" >= ignoring (host) group_left () virtpoise_cpu_threshold_ratio{{{BALANCER}}})",
                         f"max by (host) (virtpoise_host_cpu_load_ratio{{{BALANCER}}})",
                     ),
                     "hosts",
@@ -286,7 +285,7 @@ FLEET = Dashboard(
     uid="virtpoise-fleet",
     title="Virtpoise / Fleet",
     description="CPU, memory and uplinks of all hosts against their thresholds, and where every domain runs.",
-    variables=(promql.JOB_VARIABLE, promql.BALANCER_VARIABLE, promql.host_variable(multi=True)),
+    variables=(promql.JOB_VARIABLE, promql.BALANCER_VARIABLE, promql.GROUP_VARIABLE, promql.host_variable(multi=True)),
     annotations=promql.ANNOTATIONS,
     rows=(NOW, FULLNESS, OVER_TIME, PLACES),
 )

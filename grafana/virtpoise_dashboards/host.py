@@ -19,7 +19,7 @@ from virtpoise_dashboards.model import (
 from virtpoise_dashboards.promql import BALANCER, CPU_LOAD, HOST, MEMORY_LOAD
 
 OF_HOST = f'{BALANCER}, host=~"$host"'
-THRESHOLD = f"max(virtpoise_host_cpu_threshold_ratio{{{OF_HOST}}})"
+THRESHOLD = f"max(virtpoise_host_cpu_threshold_ratio{{{OF_HOST}}}) or max(virtpoise_cpu_threshold_ratio{{{BALANCER}}})"
 
 
 def _rate(metric: str, by: str) -> str:
@@ -247,7 +247,7 @@ HOST_DASHBOARD = Dashboard(
     uid="virtpoise-host",
     title="Virtpoise / Host",
     description="One host: its CPU, memory and uplinks, and its domains' shares.",
-    variables=(promql.JOB_VARIABLE, promql.BALANCER_VARIABLE, promql.host_variable(multi=False)),
+    variables=(promql.JOB_VARIABLE, promql.BALANCER_VARIABLE, promql.GROUP_VARIABLE, promql.host_variable(multi=False)),
     annotations=promql.ANNOTATIONS,
     rows=(NOW, CPU, MEMORY, NETWORK, ABOUT),
 )

@@ -280,6 +280,7 @@ PREDICTIONS = Dashboard(
     description="For each migration the load of both hosts with its prediction, and the errors of predictions.",
     variables=(
         promql.BALANCER_VARIABLE,
+        promql.GROUP_VARIABLE,
         _end("source"),
         _end("destination"),
         Variable(

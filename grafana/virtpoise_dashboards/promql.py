@@ -1,8 +1,8 @@
 """The PromQL that several panels share.
 
-Exporters are chosen by ``$job`` and ``$host``, the balancer by ``$balancer`` (its job). A host's name is its target's
-``instance`` without the port; the balancer's own metrics carry it as label ``host``. Of two balancers one acts and one
-waits: taking the maximum over them gives what the acting one says.
+Exporters are chosen by ``$job`` and ``$host``, the balancer by ``$balancer`` (its job) and its figures by ``$group``. A
+host's name is its target's ``instance`` without the port; the balancer's own metrics carry it as label ``host``. Of two
+balancers one acts and one waits: taking the maximum over them gives what the acting one says.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ EVENTS_STEP = "60s"
 _HOST_OF = "[[](.*)[]](?::[0-9]+)?|([^:]*)(?::[0-9]+)?|(.*)"
 HOST = 'job=~"$job", instance=~"[[]?$host[]]?(:[0-9]+)?"'
 DOMAIN = 'job=~"$job", domain=~"$domain"'
-BALANCER = 'job=~"$balancer"'
+PROCESS = 'job=~"$balancer"'
+# Its figures of the groups that are chosen. Where there are no groups they have no such label, and "All" matches that.
+BALANCER = f'{PROCESS}, group=~"$group"'
 
 JOB_VARIABLE = Variable(
     name="job", label="Exporter job", query="label_values(virtpoise_host_cpus, job)", anything=False
@@ -23,6 +25,7 @@ JOB_VARIABLE = Variable(
 BALANCER_VARIABLE = Variable(
     name="balancer", label="Balancer job", query="label_values(virtpoise_leader, job)", anything=False
 )
+GROUP_VARIABLE = Variable(name="group", label="Group", query=f"label_values(virtpoise_leader{{{PROCESS}}}, group)")
 
 
 def host_variable(*, multi: bool) -> Variable:
@@ -67,9 +70,9 @@ def uplink_load(direction: str) -> str:
 
 
 FULLEST_UPLINK = f"max by (host) ({uplink_load('receive')} or {uplink_load('transmit')})"
-THRESHOLD = f"max(virtpoise_host_cpu_threshold_ratio{{{BALANCER}}})"
-MEMORY_THRESHOLD = f"max(virtpoise_host_memory_threshold_ratio{{{BALANCER}}})"
-UPLINK_THRESHOLD = f"max(virtpoise_host_network_threshold_ratio{{{BALANCER}}})"
+THRESHOLD = f"max(virtpoise_cpu_threshold_ratio{{{BALANCER}}})"
+MEMORY_THRESHOLD = f"max(virtpoise_memory_threshold_ratio{{{BALANCER}}})"
+UPLINK_THRESHOLD = f"max(virtpoise_network_threshold_ratio{{{BALANCER}}})"
 
 
 MIGRATIONS = f"virtpoise_migrations_total{{{BALANCER}}}"
@@ -83,7 +86,7 @@ def _begun(window: str) -> str:
     """
     return (
         f"({MIGRATIONS} unless {MIGRATIONS} offset {window}"
-        f" and on (job, instance) up{{{BALANCER}}} offset {window} == 1)"
+        f" and on (job, instance) up{{{PROCESS}}} offset {window} == 1)"
     )
 
 
@@ -99,7 +102,7 @@ def ended_in_range(labels: str) -> str:
     Or up to a minute before it, so that nothing is lost between the start and the first scrape.
     """
     window = "$__range"
-    started = f"time() - virtpoise_start_timestamp_seconds{{{BALANCER}}} < $__range_s + 60"
+    started = f"time() - virtpoise_start_timestamp_seconds{{{PROCESS}}} < $__range_s + 60"
     return (
         f"sum by ({labels}) (({MIGRATIONS} unless {MIGRATIONS} offset {window} and on (job, instance) {started})"
         f" or {_begun(window)} or increase({MIGRATIONS}[{window}]))"
@@ -130,9 +133,10 @@ HOST_STATES = ("active", "draining", "standby", "waking", "unknown")
 
 
 def host_state(selector: str) -> str:
-    """One number per host, its state's place in HOST_STATES, counted from 1."""
+    """One number per host, its state's place in HOST_STATES, counted from 1. An active host has only a load."""
     arms = (
         f'{i} * max by (host) (virtpoise_host_state{{{selector}, state="{state}"}} == 1)'
         for i, state in enumerate(HOST_STATES, 1)
+        if state != "active"
     )
-    return " or ".join(arms)
+    return f"{' or '.join(arms)} or 1 + 0 * max by (host) (virtpoise_host_cpu_load_ratio{{{selector}}})"

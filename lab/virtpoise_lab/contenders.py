@@ -11,12 +11,13 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_plus
 
+from virtpoise_lab.apart import Machine
 from virtpoise_lab.errors import LabError
 
 _PATIENCE_SECONDS = 150.0
@@ -54,20 +55,37 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def no_hosts() -> Iterator[str]:
-    """The URL of a Prometheus without targets."""
-    with _Server(("127.0.0.1", 0), _NoHosts) as server:
+def no_hosts(on: Machine | None = None) -> Iterator[str]:
+    """The URL of a Prometheus without targets. ``on``: the machine that it is for; this one without."""
+    with _inside(on):
+        server = _Server(("127.0.0.1", 0), _NoHosts)
+    with server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
-class Contender:
-    """`virtpoise run` in a process of its own. ``state``: that section of its configuration."""
+def _inside(on: Machine | None) -> AbstractContextManager[None]:
+    return nullcontext() if on is None else on.inside()
 
-    def __init__(self, folder: Path, prometheus: str, state: Mapping[str, str], interval_seconds: float) -> None:
+
+class Contender:
+    """`virtpoise run` in a process of its own.
+
+    state: that section of its configuration. on: the machine that it runs on; this one without.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        prometheus: str,
+        state: Mapping[str, str],
+        interval_seconds: float,
+        on: Machine | None = None,
+    ) -> None:
         folder.mkdir()
-        with socket.socket() as free:
+        self._on = on
+        with _inside(on), socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
         settings = {
@@ -78,7 +96,7 @@ class Contender:
         }
         (folder / "virtpoise.yml").write_text(json.dumps(settings))
         self._log = folder / "log"
-        with self._log.open("wb") as log:
+        with self._log.open("wb") as log, _inside(on):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "virtpoise_balancer", "run", "--config", str(folder / "virtpoise.yml")],
                 stdout=log,
@@ -92,7 +110,10 @@ class Contender:
     def leads(self) -> bool:
         """What it answers; a busy machine may take its time for that. False before it listens."""
         try:
-            with urllib.request.urlopen(f"http://{self.address}/metrics", timeout=_PATIENCE_SECONDS) as answer:
+            with (
+                _inside(self._on),
+                urllib.request.urlopen(f"http://{self.address}/metrics", timeout=_PATIENCE_SECONDS) as answer,
+            ):
                 return b"virtpoise_leader 1.0" in answer.read()
         except OSError:
             return False

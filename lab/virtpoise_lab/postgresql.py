@@ -1,5 +1,5 @@
 """A PostgreSQL server for a test or a campaign: Debian's programs, as an unprivileged user, on a socket in a folder of
-its own.
+its own, and where that is asked for on an address too.
 """
 
 from __future__ import annotations
@@ -31,9 +31,13 @@ def _programs() -> Path:
 
 
 class Server:
-    """Started when made; ``close`` ends it and removes its folder."""
+    """Started when made; ``close`` ends it and removes its folder.
 
-    def __init__(self) -> None:
+    address: on which other machines reach it. It is started where the calling thread is.
+    """
+
+    def __init__(self, address: str = "") -> None:
+        self._address = address
         self._as = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
         self.folder = Path(tempfile.mkdtemp(prefix="virtpoise-pg-"))  # a socket's path must be short
         self._own_folder = Path(tempfile.mkdtemp(prefix="virtpoise-pgpass-"))  # the daemon's may be another user's
@@ -50,10 +54,12 @@ class Server:
             _programs() / "initdb", "-D", self._data, "-U", USER, "--auth=scram-sha-256", f"--pwfile={first_password}",
             "--no-sync", "-E", "UTF8", "--locale=C",
         )  # fmt: skip
+        with (self._data / "pg_hba.conf").open("a") as allowed:
+            allowed.write("host all all samenet scram-sha-256\n")
         self.start()
 
     def start(self) -> None:
-        settings = {"listen_addresses": "", "unix_socket_directories": str(self.folder), "fsync": "off"}
+        settings = {"listen_addresses": self._address, "unix_socket_directories": str(self.folder), "fsync": "off"}
         options = [f"--{name}={value}" for name, value in settings.items()]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -105,7 +111,7 @@ class Server:
         self._databases += 1
         name = f"virtpoise{self._databases}"
         self.sql(f"CREATE DATABASE {name}", "postgres")
-        return f"postgresql+psycopg://{USER}@/{name}?host={self.folder}"
+        return f"postgresql+psycopg://{USER}@/{name}?host={self._address or self.folder}"
 
     def sql(self, statement: str, database: str) -> None:
         with self.connect(database) as connection:

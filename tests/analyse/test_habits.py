@@ -14,7 +14,7 @@ STEP = 10.0
 
 
 def read(*cores: float, hosts: tuple[int, ...] | None = None) -> Readings:
-    """Of domains a, b, c, ... on hosts 0, 1, 2, ... or those named."""
+    """One reading of each of the domains a, b, c, ..., on hosts 0, 1, 2, ... or on those named."""
     uuids = tuple("abcdefghijklmnopqrstuvwxyz"[: len(cores)])
     return Readings(uuids, np.array(hosts or range(len(cores)), dtype=np.intp), np.array(cores, dtype=float))
 

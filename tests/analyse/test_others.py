@@ -10,6 +10,7 @@ from builders import domain, due_prediction, group, host, shut_off
 from virtpoise_balancer.analyse.commitments import Commitment
 from virtpoise_balancer.analyse.learned import PastMoves
 from virtpoise_balancer.analyse.others import (
+    MOST_OF_A_HOST,
     ChangeKind,
     Comparison,
     OthersChange,
@@ -268,3 +269,24 @@ def test_changes_lead_from_each_look_to_the_next(looks: list[dict[str, str]], kn
         again = look(found.sightings, 1001.0 + 10 * number, *shown, hosts=hosts)
         assert told(again) == []
         remembered = found.sightings
+
+
+def test_of_a_host_whose_domains_come_and_go_in_thousands_no_more_is_told_than_counts() -> None:
+    """A host's exporter may say each time that other domains run."""
+    many = [f"x{n}" for n in range(3000)]
+    running = [domain(name, "h1") for name in many]
+    idle = [shut_off(name, "h1") for name in many]
+    remembered: list[OthersChange] = []
+    found, at = look(None, 1000.0, *idle), 1000.0
+    for turn in range(4):
+        here = "h2" if turn % 2 else "h3"
+        for members in (running, idle):
+            for _ in range(5):
+                at += 10.0
+                found = look(found.sightings, at, *members, domain("other", here), lately=remembered)
+                remembered += found.changes
+    of_host = [one for one in remembered if "h1" in one.hosts]
+    assert len(of_host) == MOST_OF_A_HOST
+    of_others = [one for one in remembered if "h1" not in one.hosts]
+    assert [one.kind for one in of_others] == [ChangeKind.STARTED, *[ChangeKind.MIGRATED] * 3]
+    assert found.sightings.domains.keys() == {"uuid-of-other"}

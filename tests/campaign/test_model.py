@@ -18,7 +18,7 @@ from virtpoise_lab.campaign import beside
 from virtpoise_lab.campaign.__main__ import main
 from virtpoise_lab.campaign.faults import FAULTS
 from virtpoise_lab.campaign.kernel import Kernel, VirtualClock, VirtualProcess, VirtualThreads
-from virtpoise_lab.campaign.run import Outcome, Run, play
+from virtpoise_lab.campaign.play import Outcome, Play, play
 from virtpoise_lab.campaign.world import World
 
 SEEDS = 1000
@@ -104,16 +104,16 @@ def _with(text: str, outcome: Outcome) -> list[str]:
 def test_some_seeds_play_two_groups_and_all_else_of_them_is_drawn_as_for_one() -> None:
     grouped = [seed for seed in range(100) if beside.drawn(seed, None)]
     assert 5 <= len(grouped) <= 25
-    one, two, named = Run(3, None, 1), Run(3), Run(3, ["store-full"])
+    one, two, named = Play(3, None, 1), Play(3), Play(3, ["store-full"])
     for run in (one, two, named):
         with run._whole():
             run._set_up()
     assert 3 in grouped
     assert named.world.hosts_of(beside.BESIDE) == [], "a seed that is named with its faults has one group"
     assert two.world.hosts_of(beside.BESIDE) == ["h5", "h6", "h7"]
-    assert (one.faults, one.hosts, one.draining) == (two.faults, two.hosts, two.draining)
+    assert (one.setting.faults, one.hosts, one.draining) == (two.setting.faults, two.hosts, two.draining)
     assert [guest.cores for guest in one.world.guests.values()] == [
-        guest.cores for guest in two.world.guests.values() if guest.group == two.group
+        guest.cores for guest in two.world.guests.values() if guest.group == two.setting.group
     ]
 
 
@@ -130,7 +130,7 @@ def test_a_seed_plays_the_same_in_each_process(seed: int, faults: list[str]) -> 
     """The order of a set of names differs from one process to the next. In seed 247 it once decided who was asked
     first.
     """
-    play_it = f"from virtpoise_lab.campaign.run import play; print(*play({seed}, {faults}).trace, sep='\\n')"
+    play_it = f"from virtpoise_lab.campaign.play import play; print(*play({seed}, {faults}).trace, sep='\\n')"
     played = (
         subprocess.run(
             [sys.executable, "-c", play_it],
@@ -159,7 +159,7 @@ def test_a_domain_that_is_off_under_its_new_name_is_found(monkeypatch: pytest.Mo
 
 
 def test_a_person_waits_for_an_answer_and_asks_again_where_none_comes() -> None:
-    run, given = Run(0, []), []
+    run, given = Play(0, []), []
 
     def give(name: str, seconds: float = 0.0) -> Callable[[Orders], str]:
         def follow(orders: Orders) -> str:

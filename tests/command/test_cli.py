@@ -450,7 +450,7 @@ def test_a_snapshot_as_a_table_has_no_figure_where_none_is_known(capsys: pytest.
 
 def test_the_status_says_of_an_uplink_of_unknown_use_that_it_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
     usual = {"state": "active", "cpu_ratio": 0.5, "consecutive": 0, "memory_ratio": 0.25, "penalty_seconds": 0.0}
-    usual |= {"domains": [], "why_unknown": None}
+    usual |= {"domains": [], "why_unknown": None, "threshold": 0.8, "needed": 5}
     hosts = [
         {"name": "h1", "rx_ratio": 0.125, "tx_ratio": 0.0, **usual},
         {"name": "h2", "rx_ratio": None, "tx_ratio": 0.0, **usual},
@@ -458,7 +458,9 @@ def test_the_status_says_of_an_uplink_of_unknown_use_that_it_is_unknown(capsys: 
     found = {"mode": "recommend", "strategy": "default", "leader": True, "threshold": 0.8, "consecutive": 3}
     found |= {"paused": None, "brake": None, "blackout": None, "refused_targets": {"counts": {}}, "sentence": ""}
     terminal.show_status(found | {"hosts": hosts})
-    shown = {line.split()[0]: line.split()[-4:] for line in capsys.readouterr().out.splitlines() if line[:1] == "h"}
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line[:1] == "h"]
+    assert [line[-7:-4] for line in lines[1:]] == [["0", "of", "5"]] * 2  # memory or an uplink may need other numbers
+    shown = {line[0]: line[-4:] for line in lines}
     assert (shown["h1"], shown["h2"]) == (["25.0%", "12.5%", "-", "0"], ["25.0%", "unknown", "-", "0"])
 
 

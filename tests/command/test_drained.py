@@ -120,9 +120,9 @@ def test_a_migration_under_way_keeps_it_from_being_empty() -> None:
         ),
         (
             {},
-            {"why_unknown": "its list of domains does not stand: 7 active, 5 listed"},
+            {"why_unknown": "its list of domains contradicts libvirt's count: 7 active, 5 listed"},
             PLAN,
-            "waits: nothing is moved off it while it is unknown: its list of domains does not stand: 7 active, 5 listed",
+            "waits: nothing is moved off it while it is unknown: its list of domains contradicts libvirt's count: 7 active, 5 listed",
         ),
         ({}, {}, None, "h1 is drained: move a"),
     ],

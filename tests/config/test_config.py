@@ -215,6 +215,9 @@ def test_browsers_send_tokens_over_tls_or_within_this_machine(url: str) -> None:
             "x.yml: prometheus.token_file: expected text without a zero byte or half",
         ),
         ("log: {level: !!timestamp x}", "x.yml: expected YAML: a value is not of the kind that its tag (such as "),
+        (f"interval_seconds: 0x{'f' * 5000}", "x.yml: expected YAML: a number of more than 1000 characters"),
+        (f"interval_seconds: 1{':59' * 3000}", "x.yml: expected YAML: a number of more than 1000 characters"),
+        (f"policy:\n  ? 0x{'f' * 5000}\n  : 1", "x.yml: expected YAML: a number of more than 1000 characters"),
         ("[" * 3000, "x.yml: expected YAML: maximum recursion depth exceeded"),
         (
             f"policy: &p {{cpu: *p}}\ngroups: {{a: {{{BLUE}, policy: *p}}}}",

@@ -121,6 +121,18 @@ def test_no_two_classes_are_one_letter_apart(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
+def test_no_two_files_of_a_folder_are_one_letter_apart(package: str) -> None:
+    files = sorted(file for file in (ROOT / package).rglob("*.py") if not file.name.startswith("__"))
+    found = {
+        f"{one.stem} {other.stem}"
+        for one, other in combinations(files, 2)
+        if one.parent == other.parent and one_letter_apart(one.stem, other.stem)
+    }
+    assert len(files) > 10
+    assert found - {"api app"} == set()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_the_docstring_of_a_function_or_class_begins_with_what_it_is(package: str) -> None:
     """Its first sentence is no parameter: a reader would know what goes in, and not what comes out."""
     found, count = [], 0

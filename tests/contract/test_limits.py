@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from hostile.units import memory_max_mib, tasks_max
+from virtpoise_balancer.analyse import others
 from virtpoise_balancer.execute import copies, inventory, reach
 from virtpoise_balancer.execute.worker import needs
+from virtpoise_balancer.knowledge import others as kept_others
 from virtpoise_balancer.monitor import client, domain_figures, doubt, matchers, replies, targets
 from virtpoise_balancer.plan.default import rule_set
-from virtpoise_balancer.web import api, connections, live, pace, server, strangers
+from virtpoise_balancer.web import api, connections, fair, live, pace, server, strangers
 from virtpoise_exporter.virt import xml
 from virtpoise_exporter.web import server as listener
 from virtpoise_exporter.web import shared, turns
@@ -33,6 +35,11 @@ BALANCER = {
     ],
     "Domains of one host that others seem to run as well": [f"{doubt.MOST_CLAIMED},"],
     "Hosts that one host contradicts, as they and it confirm": [f"{copies._MOST_CONTRADICTED}"],
+    "Migrations, starts and stops by others": [
+        f"{others.MOST_OF_A_HOST} of one host",
+        f"in {kept_others._REMEMBERED_SECONDS / 3600:.0f} hours",
+        f"{kept_others._MOST_KEPT:,} in the store",
+    ],
     "Questions to libvirt side by side": [
         f"{copies._LANES} about domains",
         f"{inventory._LANES} for what hosts have",
@@ -70,6 +77,11 @@ BALANCER = {
         f"{pace.RATE_PER_SECOND:.0f} a second",
         f"bursts of {pace.BURST:.0f}",
         f"up to {pace.LONGEST_WAIT_SECONDS:.0f} s",
+        "429",
+    ],
+    "Answers of one address at once (pages; metrics and health)": [
+        f"{fair.MOST_ANSWERED_AT_ONCE} each",
+        f"{fair.MOST_ASKED} wait",
         "429",
     ],
     "Reading of an answer": [f"{connections.READING_SECONDS:.0f} s", "64 KiB"],

@@ -1,4 +1,6 @@
-"""scripts/test runs files side by side: each lab has a process, the booted machines a third, and floods come last."""
+"""scripts/test runs files side by side: each lab has a process, the booted machines a third, and other files a fourth.
+Floods come last.
+"""
 
 from __future__ import annotations
 
@@ -45,14 +47,14 @@ class Ran:
 
 
 def play(folder: Path, files: dict[str, str]) -> list[Ran]:
-    """Runs these files, by name with their marks, in three processes. What ran, by file and number."""
+    """Runs these files, by name with their marks, in four processes. What ran, by file and number."""
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "pytest.ini").write_text(
         "[pytest]\nmarkers = alone:\n  early:\n  installed:\n  lab:\n  second_lab:\n  hostile:\n"
     )
     for name, mark in files.items():
         (folder / f"test_{name}.py").write_text(TESTS.format(mark=mark, name=name))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "xdist", "-n3", "--dist=loadfile", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "xdist", "-n4", "--dist=loadfile", "-p", "no:cacheprovider"]
     alone = {
         **os.environ,
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
@@ -83,13 +85,16 @@ def test_each_lab_and_the_machines_have_a_process_from_the_start_and_floods_run_
     lanes = (first, second, machines)
     assert [len({one.process for one in lane}) for lane in (*lanes, floods)] == [1, 1, 1, 1]
     assert [lane[0].process for lane in lanes] == ["gw0", "gw1", "gw2"]
-    assert max(min(one.began for one in lane) for lane in lanes) < min(one.began for one in others)
+    began = [
+        min((one for one in ran if one.process == f"gw{number}"), key=lambda one: one.began) for number in range(4)
+    ]
+    assert [one in lane for one, lane in zip(began, (*lanes, others), strict=True)] == [True] * 4
     assert max(one.ended for lane in (*lanes, others) for one in lane) <= min(one.began for one in floods)
 
 
 def test_a_file_that_mostly_waits_begins_before_the_others(tmp_path: Path) -> None:
-    ran = play(tmp_path, {"a": LAB, "b": SECOND_LAB, "c": "", "d": "", "e": "", "z": EARLY})
-    began = {file: min(one.began for one in ran if one.file == file) for file in "cdez"}
+    ran = play(tmp_path, {"a": LAB, "b": SECOND_LAB, "c": MACHINES, "d": "", "e": "", "f": "", "z": EARLY})
+    began = {file: min(one.began for one in ran if one.file == file) for file in "defz"}
     assert min(began, key=lambda file: began[file]) == "z"
 
 

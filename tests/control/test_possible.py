@@ -162,7 +162,7 @@ def test_the_last_look_knows_what_was_found_since(store: Store) -> None:
     world.ask([move], skip=(), acts=True)  # as the executor does before
     world.asked.clear()
     assert LOCAL.why in (cycle.obstacle(move, ordered=False) or "")
-    assert world.asked == [], "one move is looked at after the other"
+    assert world.asked == [], "moves are looked at one after the other"
 
 
 def test_a_person_is_told_why_a_chosen_move_is_none_any_more(store: Store) -> None:

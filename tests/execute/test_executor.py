@@ -1,4 +1,4 @@
-"""The executor: each move as soon as it may begin, and none that counts on what did not happen."""
+"""The executor: each move as soon as it may begin, and none that needs what did not happen."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from builders import FakeClock
 from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute.executor import LibvirtExecutor
-from virtpoise_balancer.execute.migrate import Watch, WriteRate
-from virtpoise_balancer.execute.reconcile import StillOpen
+from virtpoise_balancer.execute.migrate import NoteVolumes, Watch, WriteRate
 from virtpoise_balancer.execute.reconciler import Requested
+from virtpoise_balancer.execute.verdict import StillOpen
 from virtpoise_balancer.model import (
     Cause,
     DiskCopy,
@@ -87,19 +87,19 @@ class Hosts:
         watch: Watch,
         stop: threading.Event,
         _check: Callable[[], None],
-        note: Callable[[Sequence[str]], None],
+        note: NoteVolumes,
     ) -> Requested:
         watch(Progress(elapsed_seconds=1.0, total_bytes=2, processed_bytes=1, remaining_bytes=1))
         end = self.ends[move.uuid] = self.does(move)
         room = tuple(one.path for one in move.copies)
-        note(room)
+        note(room, created=True)
         return Requested(why=None if end is DONE else "it broke", answered=self.answers, made_room=room)
 
     @property
     def volumes(self) -> Hosts:
         return self
 
-    def note_volumes(self, migration_id: int, volumes: Sequence[str]) -> None: ...
+    def note_volumes(self, migration_id: int, volumes: Sequence[str], *, created: bool = True) -> None: ...
 
     def discard(self, _entry: JournalEntry, volumes: Sequence[str]) -> None:
         self.discarded += volumes
@@ -233,7 +233,7 @@ def test_what_counts_on_a_move_that_was_not_made_is_skipped_and_never_begun() ->
         "after": "skipped",
         "other": "done",
     }
-    assert hosts.outcomes["in"].why == "it counts on out having left h2, which did not"
+    assert hosts.outcomes["in"].why == "out had to leave h2 first, and did not"
     assert ("begin", "1") not in hosts.written
 
 
@@ -275,7 +275,7 @@ def test_a_move_without_a_known_end_is_let_go_and_not_counted_on_and_holds_up_no
     hosts = Hosts(lambda one: None if one.domain == "a" else DONE)
     made = carry_out(hosts, move("a", "h1", "h2"), move("b", "h3", "h1", needs="a"), move("c", "h3", "h4"))
     assert {domain: outcome.result.value for domain, outcome in hosts.outcomes.items()} == {
-        "b": "skipped",  # it counts on a having left h1
+        "b": "skipped",  # a had to leave h1 first
         "c": "done",
     }
     assert (hosts.held, made.in_flight) == (set(), ())

@@ -7,9 +7,18 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from virtpoise_balancer.execute.facts import Bound, CopyableDisk, Hardware, HardwareVerdict, HostFacts, Needs, Pool
+from virtpoise_balancer.execute.facts import (
+    Bound,
+    Cell,
+    CopyableDisk,
+    Hardware,
+    HardwareVerdict,
+    HostFacts,
+    Needs,
+    Pool,
+)
 from virtpoise_balancer.execute.incompatible import HostRecord, judge, ranges
-from virtpoise_balancer.execute.worker.needs import needs, numbers, plain_cpu
+from virtpoise_balancer.execute.worker.needs import cards_free, needs, numbers, plain_cpu
 from virtpoise_balancer.execute.worker.storage import source_of
 from virtpoise_balancer.model import Hold, Holder, Need, Requirement
 
@@ -122,6 +131,78 @@ def test_of_a_domain_that_two_hosts_tell_of_the_newer_counts() -> None:
     }
 
 
+# --- network cards that one domain has alone --------------------------------------------------------------------------
+
+# As libvirt 9.0 reports it, with one card given away (the stand-in devices of the lab).
+VIRTUAL_FUNCTIONS = """<network connections='1'>
+  <name>sriov</name>
+  <uuid>815a2983-82f1-4d04-b27f-6f927ce28b87</uuid>
+  <forward mode='hostdev' managed='yes'>
+    <driver name='vfio'/>
+    <address type='pci' domain='0x0000' bus='0x01' slot='0x10' function='0x0'/>
+    <address type='pci' domain='0x0000' bus='0x01' slot='0x10' function='0x2'/>
+  </forward>
+</network>
+"""
+PASSTHROUGH = """<network connections='1'>
+  <name>pt</name>
+  <uuid>b1ba5458-cc84-4a9b-9fb0-107068a57c98</uuid>
+  <forward dev='eth10' mode='passthrough'>
+    <interface dev='eth10' connections='1'/>
+    <interface dev='eth11'/>
+  </forward>
+</network>
+"""
+
+
+@pytest.mark.parametrize(
+    ("network", "free"),
+    [
+        (VIRTUAL_FUNCTIONS, 1),
+        (VIRTUAL_FUNCTIONS.replace("connections='1'", "connections='2'"), 0),
+        (VIRTUAL_FUNCTIONS.replace(" connections='1'", ""), 2),
+        (PASSTHROUGH, 1),
+        (PASSTHROUGH.replace("passthrough", "bridge"), None),
+        ("<network><forward mode='hostdev'><pf dev='eth0'/></forward></network>", None),
+        ("<network connections='3'><forward mode='nat'/></network>", None),
+        ("<network><name>isolated</name></network>", None),
+    ],
+)
+def test_the_cards_that_a_network_has_left(network: str, free: int | None) -> None:
+    assert cards_free(network) == free
+
+
+CARD = (
+    "<interface type='{0}'><mac address='52:54:00:7b:35:94'/><source{1}>{2}</source>"
+    "<teaming type='transient' persistent='ua-1'/></interface>"
+)
+SPARE = "<interface type='network'><mac address='52:54:00:7b:35:95'/><source network='prod'/></interface>"
+LIVE = CARD.format("hostdev", "", "<address type='pci' domain='0' bus='1' slot='16' function='0'/>")
+
+
+def test_a_teamed_card_is_of_the_network_that_its_definition_names() -> None:
+    """The live description has the device in its place."""
+    defined = DOMAIN.format(devices=SPARE + CARD.format("network", " network='sriov'", ""), top="")
+    live = DOMAIN.format(devices=SPARE + LIVE, top="")
+    found = needs(live, defined=lambda: defined)
+    assert (found.bound, found.networks) == ((), ("prod", "sriov"))
+    assert needs(live, defined=lambda: live).networks == ("prod",)  # by its address, of no network
+    plain = DOMAIN.format(devices=SPARE, top="")
+    assert needs(plain, defined=lambda: pytest.fail("nothing to ask")).networks == ("prod",)
+    named = DOMAIN.format(devices=SPARE + CARD.format("hostdev", " network='sriov'", ""), top="")
+    assert needs(named, defined=lambda: pytest.fail("nothing to ask")).networks == ("prod", "sriov")
+
+
+def test_cards_are_counted_where_a_host_gives_them_away() -> None:
+    both = replace(ALL, networks=("prod", "sriov", "sriov"))
+    here = HostRecord(at=1.0, facts=replace(FULL, domains=(both,), networks=frozenset({"prod", "sriov"})))
+    there = replace(here, facts=replace(here.facts, domains=(), cards_free={"sriov": 0}))
+    found = judge({"h1": here, "h2": there})
+    assert (found.cards, found.cards_free) == ({"1": {"sriov": 2}}, {"h2": {"sriov": 0}})
+    assert found.lacking_what_may_come() == ("h2",)
+    assert judge({"h1": here}).cards == {}
+
+
 # --- the live description ---------------------------------------------------------------------------------------------
 
 DOMAIN = """<domain type='kvm'><name>a</name><uuid>1</uuid>{top}
@@ -188,6 +269,40 @@ def test_what_it_is_on_and_bound_to() -> None:
         ("clean-traffic",),
     )
     assert (found.cpus, found.nodes) == ((0, 1, 2, 3, 4, 6), (1,))
+
+
+CELLS = "<cpu><numa><cell id='0' cpus='0' memory='3145728' unit='KiB'/><cell id='1' cpus='1' memory='1' unit='GiB'/></numa></cpu>"
+
+
+@pytest.mark.parametrize(
+    ("tune", "nodes", "cells"),
+    [
+        ("<memory mode='strict' nodeset='0-1'/>", (0, 1), ()),
+        (
+            "<memory mode='strict' nodeset='0-1'/><memnode cellid='1' mode='strict' nodeset='3'/>",
+            (0, 1, 3),
+            ((0, 1), (3,)),
+        ),
+        (
+            "<memory mode='preferred' nodeset='0'/><memnode cellid='0' mode='restrictive' nodeset='2'/>",
+            (2,),
+            ((2,), ()),
+        ),
+        ("<memnode cellid='0' mode='preferred' nodeset='2'/>", (), ((), ())),
+    ],
+)
+def test_the_nodes_of_all_memory_and_those_of_each_cell(
+    tune: str, nodes: tuple[int, ...], cells: tuple[tuple[int, ...], ...]
+) -> None:
+    found = described(top=f"<numatune>{tune}</numatune>{CELLS}")
+    assert found.nodes == nodes
+    sizes = (3 << 30, 1 << 30)
+    assert found.cells == tuple(
+        Cell(memory_bytes=size, nodes=one) for size, one in zip(sizes, cells, strict=False) if cells
+    )
+    here = HostRecord(at=1.0, facts=replace(FULL, domains=(found,)))
+    shares = tuple((one.share, one.nodes) for one in judge({"h1": here}).cells.get("1", ()))
+    assert shares == tuple(zip((0.75, 0.25), cells, strict=False))
 
 
 def test_automatic_placement_binds_to_nothing() -> None:

@@ -20,7 +20,7 @@ def failed(code: int, text: str) -> libvirt.libvirtError:
 
 
 class Answering:
-    """A domain, and the daemon of its host. ``local``: the disks with a copy of which it may leave."""
+    """A domain, and the daemon of its host. ``local``: the disks that have to be copied for it to leave."""
 
     def __init__(
         self, error: libvirt.libvirtError, job: int = libvirt.VIR_DOMAIN_JOB_NONE, local: tuple[str, ...] = ()

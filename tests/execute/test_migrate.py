@@ -20,6 +20,9 @@ LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exac
 MOVE = Move(domain="a", uuid="u", source="h1", destination="h2", predicted=LOADS)
 
 
+BY_POST_COPY = replace(MOVE, post_copy=True)
+
+
 @pytest.fixture
 def world() -> World:
     made = World()
@@ -64,6 +67,8 @@ def test_a_migration_is_asked_for_as_the_move_says_and_watched(world: World) -> 
         (Presence.RUNNING, Presence.RUNNING, "a is already running on h2"),
         (Presence.RUNNING, Presence.PAUSED, "a is already paused on h2"),
         (Presence.RUNNING, Presence.MIGRATING, "a is already between hosts on h2"),
+        (Presence.RUNNING, Presence.TORN, "a is already torn by post-copy on h2"),
+        (Presence.TORN, Presence.ABSENT, "a is torn by post-copy on h1, no longer running there"),
     ],
 )
 def test_the_last_look_before_a_move(world: World, here: Presence, there: Presence, why: str | None) -> None:
@@ -148,7 +153,7 @@ def test_a_migration_that_may_not_be_aborted_goes_on_and_the_reason_is_given(
 
 
 def test_where_nothing_can_be_asked_the_error_is_the_reason(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_process(*_: object) -> None:
+    def no_process(*_: object, **_named: object) -> None:
         raise LibvirtError("no process can be started to ask: Cannot allocate memory")
 
     monkeypatch.setattr(world.answering, "migration", no_process)
@@ -323,13 +328,86 @@ def test_the_job_tells_of_its_disks_where_the_move_does_not(world: World) -> Non
     assert world.do(watch) == []
 
 
-def test_nothing_is_asked_for_while_its_volumes_cannot_be_written_down(world: World) -> None:
-    def note(_volumes: Sequence[str]) -> None:
-        raise StoreError("the disk is full")
+@pytest.mark.parametrize("taken", [False, True])
+def test_what_is_to_be_created_is_written_down_first(world: World, taken: bool) -> None:
+    """And that there is nothing, where libvirt has refused to."""
+    noted: list[tuple[tuple[str, ...], bool, bool]] = []
+    images = world.model.machines["h2"].images
+    images.update({"/srv/a"} if taken else ())
+
+    def note(volumes: Sequence[str], *, created: bool) -> None:
+        noted.append((tuple(volumes), created, "/srv/a" in images))
+
+    world.do(lambda: migrator(world).request(COPYING, lambda _: None, threading.Event(), lambda: None, note))
+    assert noted == [(("/srv/a",), False, taken), ((), True, True) if taken else (("/srv/a",), True, True)]
+
+
+@pytest.mark.parametrize("fails_after", [False, True])
+def test_nothing_is_asked_for_while_its_volumes_cannot_be_written_down(world: World, fails_after: bool) -> None:
+    def note(volumes: Sequence[str], *, created: bool) -> None:
+        if created is fails_after:
+            raise StoreError("the disk is full")
 
     requested = world.do(
         lambda: migrator(world).request(COPYING, lambda _: None, threading.Event(), lambda: None, note)
     )
     why = "the volumes for a copy of its disks cannot be written down: the disk is full"
-    assert (requested.why, requested.made_room) == (why, tuple(one.path for one in COPYING.copies))
+    made = tuple(one.path for one in COPYING.copies) if fails_after else ()
+    assert (requested.why, requested.made_room) == (why, made)
+    assert world.model.machines["h2"].images == set(made)
     assert world.do(lambda: world.hosts.presence("h2", "u")) is Presence.ABSENT
+
+
+def by_post_copy(world: World, timeout: float = 600, stopping: threading.Event | None = None) -> Requested:
+    stop = stopping or threading.Event()
+    return world.do(lambda: migrator(world, timeout).request(BY_POST_COPY, lambda _: None, stop))
+
+
+def test_a_migration_by_post_copy_is_switched_once_after_its_first_pass(world: World) -> None:
+    world.copy_takes(30.0)
+    world.answering.passes = 1
+
+    def second_pass() -> None:
+        world.answering.passes = 2
+
+    world.after(10.0, second_pass)
+    began = world.clock.now()
+    assert by_post_copy(world).why is None
+    assert world.answering.switches == [True]
+    assert [at - began for at in world.answering.switched] == [pytest.approx(10.0, abs=2.0)]
+
+
+def test_no_other_migration_is_switched(world: World) -> None:
+    world.copy_takes(30.0)
+    world.answering.passes = 5
+    assert request(world).why is None
+    assert (world.answering.switches, world.answering.switched) == ([False], [])
+
+
+def test_what_is_switched_is_not_aborted_however_long_it_takes(world: World) -> None:
+    world.copy_takes(100.0)
+    world.answering.passes = 2
+    requested = by_post_copy(world, timeout=20)
+    assert (requested.why, world.answering.aborted) == (None, 0)
+
+
+def test_what_cannot_be_switched_has_the_bounds_of_any_other(world: World) -> None:
+    world.copy_takes(100.0)
+    world.answering.passes, world.answering.unswitchable = 2, True
+    with structlog.testing.capture_logs() as logs:
+        requested = by_post_copy(world, timeout=20)
+    assert requested.why == "aborted: longer than 20 s"
+    assert [one["why"] for one in logs if "post-copy" in one["event"]] == ["post-copy: QEMU does not want to"]
+
+
+def test_a_balancer_that_stops_leaves_what_is_switched_and_switches_nothing(world: World) -> None:
+    world.copy_takes(1000.0)
+    world.answering.passes = 2
+    stopping = threading.Event()
+    world.after(10.0, stopping.set)
+    requested = by_post_copy(world, stopping=stopping)
+    assert requested.answered is False
+    assert requested.why == (
+        "the balancer was stopping, and it could not be aborted (abort: it has been switched to post-copy): it goes on"
+    )
+    assert world.places("u")["h2"] != "absent"

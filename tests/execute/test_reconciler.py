@@ -861,6 +861,28 @@ def test_what_a_copy_has_left_is_deleted_once_its_failure_is_certain(balancer: B
     assert [entry.volumes for entry in balancer.store.watched()] == []
 
 
+@pytest.mark.parametrize("there", ["created", "nothing", "another's"])
+def test_a_balancer_that_was_killed_between_a_volume_and_its_note_leaves_none(
+    balancer: Balancer, world: World, there: str
+) -> None:
+    """What another has put there in the meantime is not empty, and stays."""
+    copying = replace(move("a", "h1", "h2"), copies=(DISK,))
+    plan = Plan(strategy="default", solved=True, summary="", overloaded=(), moves=(copying,), refusals=())
+    ((migration_id, _),) = record(balancer.store, plan, world.clock.now(), acted=True)
+    balancer.store.begin(migration_id)
+    balancer.store.note_volumes(migration_id, [VOLUME], created=False)
+    if there == "created":
+        world.do(lambda: world.hosts.make_room("h2", [DISK]))
+    elif there == "another's":
+        images(world).add(VOLUME)
+    again = Balancer(world, balancer.store)
+    again.cycle(40)
+    assert again.results == ["failed"]
+    assert images(world) == ({VOLUME} if there == "another's" else set())
+    assert world.model.harm == []
+    assert [entry.volumes for entry in balancer.store.watched()] == []
+
+
 def test_it_is_deleted_where_the_domain_has_moved_on(balancer: Balancer, world: World) -> None:
     again = left_half_copied(balancer, world)
     again.make(move("a", "h1", "h3"))

@@ -39,6 +39,9 @@ class Volume:
         when = f"<timestamps><ctime>{at}</ctime></timestamps>" if at is not None else ""
         return f"<volume><target>{when}</target></volume>"
 
+    def info(self) -> tuple[int, int, int]:
+        return 0, *self.pool.sizes.get(self._name, (0, 0))
+
     def delete(self, _flags: int) -> None:
         self.pool.listed.discard(self._name)
         self.pool.there.discard(self._name)
@@ -52,6 +55,7 @@ class FakePool:
         self.listed = set(there if listed is None else listed)
         self.free, self.refreshed, self.many = 1 << 40, 0, 0
         self.created: list[str] = []
+        self.sizes: dict[str, tuple[int, int]] = {}  # capacity and allocation
         self.changed: float | None = None  # when its volumes have last changed
 
     def name(self) -> str:
@@ -65,6 +69,9 @@ class FakePool:
 
     def numOfVolumes(self) -> int:  # noqa: N802
         return len(self.listed) + self.many
+
+    def listAllVolumes(self, _flags: int) -> Sequence[Volume]:  # noqa: N802
+        return [Volume(self, name) for name in sorted(self.listed)]
 
     def refresh(self, _flags: int) -> None:
         self.refreshed += 1
@@ -112,6 +119,9 @@ class Connection:
 
     def listAllStoragePools(self, _flags: int) -> Sequence[FakePool]:  # noqa: N802
         return self.all
+
+    def getLibVersion(self) -> int:  # noqa: N802
+        return 9_000_000
 
     def listAllDomains(self) -> Sequence[FakeDomain]:  # noqa: N802
         return self.domains
@@ -200,9 +210,39 @@ def test_room_is_made_sparsely_where_the_pool_can() -> None:
 )
 def test_where_one_disk_has_no_room_none_is_left(second: dict[str, object], why: str) -> None:
     pool = FakePool("/srv/images", "taken", listed=())
-    with pytest.raises((StorageError, libvirt.libvirtError), match=why):
-        storage.make_room(Connection(pool), [disk("/srv/images/a"), second])
+    said = storage.make_room(Connection(pool), [disk("/srv/images/a"), second])
+    assert why in str(said)
     assert pool.there == {"taken"}
+
+
+def test_where_the_connection_breaks_nobody_knows_what_was_created() -> None:
+    class Broken(Connection):
+        def getLibVersion(self) -> int:  # noqa: N802
+            raise failed(libvirt.VIR_ERR_INTERNAL_ERROR, "client socket is closed")
+
+    with pytest.raises(libvirt.libvirtError, match="client socket is closed"):
+        storage.make_room(Broken(FakePool("/srv/images")), [disk("/elsewhere/b")])
+
+
+def test_what_sparse_volumes_may_still_take_is_not_free() -> None:
+    pool = FakePool("/srv/images", "thin", "full", "larger")
+    pool.free, pool.sizes = 100, {"thin": (50, 10), "full": (30, 30), "larger": (20, 21)}
+    pools = Connection(pool)
+    assert storage.pools(pools, free=True) == {"srv-images": Pool(target="/srv/images", free_bytes=60)}
+    assert "60 bytes free besides" in str(storage.make_room(pools, [disk("/srv/images/a", 61)]))
+    assert storage.make_room(pools, [disk("/srv/images/a", 60)]) == ["/srv/images/a"]
+    pool.free = 30
+    assert storage.pools(pools, free=True) == {"srv-images": Pool(target="/srv/images", free_bytes=0)}
+    pool.many = 501
+    assert storage.pools(pools, free=True) == {"srv-images": Pool(target="/srv/images", free_bytes=30)}
+
+
+def test_of_what_may_be_others_only_the_empty_is_deleted() -> None:
+    pool = FakePool("/srv/images", "empty", "precious")
+    pool.sizes = {"empty": (1 << 30, 200 << 10), "precious": (1 << 30, 2 << 20)}
+    paths = ["/srv/images/empty", "/srv/images/precious", "/srv/images/gone"]
+    storage.discard(Connection(pool), "u", paths, None, True)
+    assert pool.there == {"precious"}
 
 
 def test_what_no_domain_has_is_deleted() -> None:

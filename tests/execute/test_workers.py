@@ -429,9 +429,13 @@ class Working:
     def __init__(self, **stats: int) -> None:
         self.stats: dict[str, int] = stats
         self.aborted = 0
+        self.stands = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_BOOTED)
 
     def lookupByUUIDString(self, _uuid: str) -> Working:  # noqa: N802
         return self
+
+    def state(self) -> tuple[int, int]:
+        return self.stands
 
     def jobStats(self, _flags: int = 0) -> dict[str, int]:  # noqa: N802
         return self.stats
@@ -453,7 +457,7 @@ def test_a_persons_job_is_no_migration_and_is_not_aborted(stats: dict[str, int])
     connection = cast(libvirt.virConnect, domain)
     assert domains.migration_job(connection, UUID) is None
     assert domains.is_worked_on(connection, UUID)
-    with pytest.raises(domains.NoMigration):
+    with pytest.raises(domains.LeftAlone):
         domains.abort(connection, UUID)
     assert domain.aborted == 0
 
@@ -462,10 +466,39 @@ def test_a_persons_job_is_no_migration_and_is_not_aborted(stats: dict[str, int])
 def test_a_migration_is_a_job_that_may_be_aborted(stats: dict[str, int]) -> None:
     domain = Working(**stats)
     connection = cast(libvirt.virConnect, domain)
-    assert domains.migration_job(connection, UUID) == stats
+    assert domains.migration_job(connection, UUID) == stats | {"switched": False}
     assert domains.is_worked_on(connection, UUID)
     domains.abort(connection, UUID)
     assert domain.aborted == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "presence"),
+    [
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY, Presence.MIGRATING),
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED, Presence.TORN),
+    ],
+)
+def test_a_migration_that_was_switched_to_post_copy_is_never_aborted(
+    state: int, reason: int, presence: Presence
+) -> None:
+    domain = Working(**OUT)
+    domain.stands = (state, reason)
+    connection = cast(libvirt.virConnect, domain)
+    assert domains.migration_job(connection, UUID) == OUT | {"switched": True}
+    assert domains.presence(connection, UUID) == presence
+    with pytest.raises(domains.LeftAlone, match="it has been switched to post-copy"):
+        domains.abort(connection, UUID)
+    assert domain.aborted == 0
+
+
+def test_where_the_source_of_a_post_copy_has_died_the_destination_is_torn() -> None:
+    domain = Working()
+    connection = cast(libvirt.virConnect, domain)
+    domain.stands = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED)
+    assert domains.presence(connection, UUID) == Presence.TORN
+    domain.stands = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY)
+    assert domains.presence(connection, UUID) == Presence.RUNNING
 
 
 def test_how_a_domain_stands_on_a_host() -> None:

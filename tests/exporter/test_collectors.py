@@ -29,7 +29,7 @@ from virtpoise_exporter.exposition import render
 from virtpoise_exporter.kernel.process import TICKS
 from virtpoise_exporter.kernel.topology import TopologyKeeper
 from virtpoise_exporter.scrape import Collector
-from virtpoise_exporter.source import Flow, Traffic, Usage
+from virtpoise_exporter.usage import Flow, Traffic, Usage
 from virtpoise_exporter.virt.model import STATES, Domain, state_words
 from virtpoise_exporter.virt.stats import Answer
 

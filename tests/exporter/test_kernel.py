@@ -14,7 +14,7 @@ from virtpoise_exporter.choice import SourceChoice
 from virtpoise_exporter.kernel.domains import NAMING_SECONDS, KernelSource
 from virtpoise_exporter.kernel.netdev import parse_default_route, parse_netdev
 from virtpoise_exporter.kernel.process import is_vcpu, parse_schedstat, parse_stat, state_folder, uuid_of
-from virtpoise_exporter.source import Flow, Traffic, Usage, VcpuSum
+from virtpoise_exporter.usage import Flow, Traffic, Usage, VcpuSum
 from virtpoise_exporter.virt.model import Domain
 from virtpoise_exporter.virt.source import LibvirtSource
 from virtpoise_exporter.virt.stats import Answer

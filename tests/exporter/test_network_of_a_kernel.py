@@ -166,6 +166,76 @@ def test_a_vxlan_leaves_by_its_device_or_else_by_the_default_route(kernel: Kerne
     assert kernel.uplink_of(tap_on("br0")) == ("eth0" if "dev" in over else "eth1")
 
 
+def two_networks(kernel: Kernel) -> None:
+    """The default routes are eth0's. 198.18.0.0/24 and 2001:db8:1::/64 are on eth1."""
+    kernel.outside("eth1")
+    kernel.ip("address add 192.0.2.2/24 dev eth0", "address add 198.18.0.2/24 dev eth1")
+    kernel.ip("-6 address add 2001:db8::2/64 dev eth0 nodad", "-6 address add 2001:db8:1::2/64 dev eth1 nodad")
+    kernel.ip("route add default via 192.0.2.1", "-6 route add default via 2001:db8::1")
+
+
+@pytest.mark.parametrize(
+    ("over", "uplink"),
+    [
+        ("remote 198.18.0.9", "eth1"),
+        ("remote 198.18.0.9 local 198.18.0.2", "eth1"),
+        ("remote 203.0.113.9", "eth0"),
+        ("remote 203.0.113.9 dev eth1", "eth1"),
+        ("remote 2001:db8:1::9", "eth1"),
+        ("remote 2001:db8:1::9 local 2001:db8:1::2", "eth1"),
+        ("remote 2001:db8:2::9", "eth0"),
+        ("external", "eth0"),
+        ("local 198.18.0.2", "eth0"),
+    ],
+)
+def test_a_vxlan_leaves_by_the_route_to_its_remote(kernel: Kernel, over: str, uplink: str) -> None:
+    two_networks(kernel)
+    number = "" if over == "external" else "id 5"
+    kernel.ip(f"link add vx0 type vxlan {number} dstport 4789 {over}")
+    kernel.bridge("br0", "vx0")
+    kernel.tap("vnet0", "br0")
+    assert kernel.uplink_of(tap_on("br0")) == uplink
+
+
+def test_the_route_to_a_remote_may_depend_on_the_local_address(kernel: Kernel) -> None:
+    two_networks(kernel)
+    kernel.ip("rule add from 198.18.0.2 table 7", "route add default via 198.18.0.1 table 7")
+    for name, local in (("vx0", "192.0.2.2"), ("vx1", "198.18.0.2")):
+        kernel.ip(f"link add {name} type vxlan id 5 dstport 47{name[-1]}9 remote 203.0.113.9 local {local}")
+        kernel.bridge(f"br{name[-1]}", name)
+    kernel.tap("vnet0", "br0")
+    assert kernel.uplink_of(tap_on("br0")) == "eth0"
+    kernel.ip("link set vnet0 master br1")
+    assert kernel.uplink_of(tap_on("br0")) == "eth1"
+
+
+def test_the_remotes_of_a_vxlan_may_be_in_its_forwarding_table(kernel: Kernel) -> None:
+    two_networks(kernel)
+    kernel.ip("link add vx0 type vxlan id 5 dstport 4789 local 198.18.0.2")
+    kernel.bridge("br0", "vx0")
+    kernel.tap("vnet0", "br0")
+    assert kernel.works("bridge fdb append 00:00:00:00:00:00 dev vx0 dst 198.18.0.9")
+    assert kernel.uplink_of(tap_on("br0")) == "eth1"
+
+
+def test_a_vxlan_whose_remote_no_route_leads_to_has_no_uplink(kernel: Kernel) -> None:
+    kernel.ip("address add 192.0.2.2/24 dev eth0", "link add vx0 type vxlan id 5 dstport 4789 remote 203.0.113.9")
+    kernel.bridge("br0", "vx0")
+    kernel.tap("vnet0", "br0")
+    assert kernel.uplink_of(tap_on("br0")) == ""
+    kernel.ip("route add 203.0.113.0/24 via 192.0.2.1")
+    assert kernel.uplink_of(tap_on("br0")) == "eth0"
+
+
+def test_the_default_route_may_be_one_of_ipv6_alone(kernel: Kernel) -> None:
+    kernel.bridge("virbr0")
+    kernel.tap("vnet0", "virbr0")
+    kernel.ip("-6 address add 2001:db8::2/64 dev eth0 nodad")
+    assert kernel.uplink_of(tap_on("virbr0"), Forward(mode="nat")) == ""
+    kernel.ip("-6 route add default via 2001:db8::1")
+    assert kernel.uplink_of(tap_on("virbr0"), Forward(mode="nat")) == "eth0"
+
+
 def test_a_network_with_nat_leaves_by_the_default_route_or_by_the_device_that_it_names(kernel: Kernel) -> None:
     kernel.outside("eth1")
     kernel.bridge("virbr0")

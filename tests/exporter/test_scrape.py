@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from builders import FakeClock
 from virtpoise_exporter import metrics
 from virtpoise_exporter.exposition import Family
 from virtpoise_exporter.scrape import Scraper
@@ -37,6 +38,21 @@ class Hanging:
         self.entered += 1
         self.go_on.wait(60)
         self.left += 1
+        return []
+
+
+class Flaky:
+    """Fails each second time, for another reason each time."""
+
+    name = "flaky"
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def collect(self, _seconds: float) -> list[Family]:
+        self.count += 1
+        if self.count % 2:
+            raise OSError(str(self.count))
         return []
 
 
@@ -73,6 +89,20 @@ def test_scrapes_that_a_collector_missed_are_not_made_up_for(hanging: Hanging) -
     hanging.go_on.set()
     assert success(scraper.scrape(5.0).decode(), "hanging")
     assert hanging.entered == 2
+
+
+def test_who_scrapes_impatiently_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "virtpoise_exporter")
+    collector, clock = Flaky(), FakeClock()
+    scraper = Scraper([collector], clock=clock)
+    for _ in range(20):
+        scraper.scrape(5.0)
+    said = ["collector flaky failed: OSError('1')", "collector flaky succeeds again"]
+    assert caplog.messages == said
+    clock.at += 61
+    scraper.scrape(5.0)
+    scraper.scrape(5.0)
+    assert caplog.messages == [*said, "collector flaky failed: OSError('21')", "collector flaky succeeds again"]
 
 
 def test_a_scrape_through_many_threads_is_whole() -> None:

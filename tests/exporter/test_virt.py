@@ -4,7 +4,7 @@ import pytest
 
 from builders import FakeClock
 from exporter.recording import Recorded
-from virtpoise_exporter.source import Flow, Traffic, Usage, VcpuSums
+from virtpoise_exporter.usage import Flow, Traffic, Usage, VcpuSums
 from virtpoise_exporter.virt import link
 from virtpoise_exporter.virt.model import Facts, Forward, HostFacts, Inventory, Nic
 from virtpoise_exporter.virt.source import LibvirtSource, usage

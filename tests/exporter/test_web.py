@@ -550,6 +550,8 @@ def test_configured_headers_are_sent(tmp_path: Path) -> None:
         ("basic_auth_users: {a: HASH, a: HASH}", "basic_auth_users.a: expected each key once"),
         ("rate_limit: {interval: 1h}\n'rate_limit':", "rate_limit: expected each key once"),
         ("basic_auth_users: &a {b: *a, c: 1, c: 2}", "basic_auth_users.c: expected each key once"),
+        (f"rate_limit: {{interval: 0x{'f' * 5000}}}", "rate_limit.interval: expected a number of at most 1000"),
+        (f"basic_auth_users:\n  ? 0x{'f' * 5000}\n  : HASH", "basic_auth_users: expected a number of at most 1000"),
         ("basic_auth_users: false", "basic_auth_users: expected keys and values"),
         ("basic_auth_users: []", "basic_auth_users: expected keys and values"),
         ("tls_server_config: 0", "tls_server_config: expected keys and values"),

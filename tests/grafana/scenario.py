@@ -191,16 +191,19 @@ class Scenario:
         over = {host: load(host, time) >= THRESHOLD for host in HOSTS}
         for host in HOSTS:
             self._put("virtpoise_host_cpu_load_ratio", load(host, time), host=host, **BALANCER)
-            self._put("virtpoise_host_cpu_threshold_ratio", THRESHOLD, host=host, **BALANCER)
-            self._put("virtpoise_host_memory_threshold_ratio", 0.9, host=host, **BALANCER)
-            self._put("virtpoise_host_network_threshold_ratio", 0.9, host=host, **BALANCER)
-            self._put("virtpoise_host_memory_ratio", 0.5, host=host, **BALANCER)
             moving = sum(host in (move.source, move.destination) for move in in_flight)
-            self._put("virtpoise_host_migrations_in_flight", moving, host=host, **BALANCER)
-            self._put("virtpoise_overload_consecutive", (time // STEP) % 3 if over[host] else 0, host=host, **BALANCER)
-            draining = host == DRAIN[0] and time >= DRAIN[1]
-            self._put("virtpoise_host_draining", float(draining), host=host, **BALANCER)
-            self._put("virtpoise_host_state", 1.0, host=host, state="draining" if draining else "active", **BALANCER)
+            if moving:
+                self._put("virtpoise_host_migrations_in_flight", moving, host=host, **BALANCER)
+            if over[host]:
+                self._put("virtpoise_overload_consecutive", (time // STEP) % 3, host=host, **BALANCER)
+            if host == DRAIN[0] and time >= DRAIN[1]:
+                self._put("virtpoise_host_draining", 1.0, host=host, **BALANCER)
+                self._put("virtpoise_host_state", 1.0, host=host, state="draining", **BALANCER)
+        for name, threshold in (("cpu", THRESHOLD), ("memory", 0.9), ("network", 0.9)):
+            self._put(f"virtpoise_{name}_threshold_ratio", threshold, **BALANCER)
+        draining = time >= DRAIN[1]
+        for state, number in (("active", len(HOSTS) - draining), ("draining", int(draining)), ("unknown", 0)):
+            self._put("virtpoise_hosts", number, state=state, **BALANCER)
         if 720 <= time < 900:
             self._put("virtpoise_penalty_seconds", 910 - time, host="h1", **BALANCER)
         self._put("virtpoise_plan_unsolved", float(any(over.values()) and not in_flight), **BALANCER)

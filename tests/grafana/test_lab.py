@@ -55,6 +55,8 @@ ABSENT = {
     "virtpoise_penalty_seconds": "no attempt failed, so no host waits",
     "virtpoise_host_unknown": "no host is unknown",
     "virtpoise_blackout": "no window is configured",
+    **{f"virtpoise_host_{name}_threshold_ratio": "no host has its own" for name in ("cpu", "memory", "network")},
+    "virtpoise_host_libvirt_answers": "libvirt answers on each host",
     "virtpoise_domain_hugepages_bytes": "no domain of the lab has huge pages",
     "virtpoise_domain_network_unseen": "the kernel carries the traffic of all network devices in the lab",
     **{

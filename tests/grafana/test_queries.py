@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from grafana.scenario import BLACKOUT, BRAKE, STEP
+from filled_prometheus import filled_prometheus
+from grafana.scenario import BLACKOUT, BRAKE, STEP, Scenario
 from virtpoise_dashboards import promql
 from virtpoise_dashboards.__main__ import FOLDER
 from virtpoise_preview.__main__ import preview
@@ -66,7 +68,22 @@ def test_every_variable_has_values(path: Path, source: Source) -> None:
     dashboard = read(path)
     values = resolve(dashboard, source, {})
     for variable in dashboard["templating"]["list"][1:]:
-        assert options_of(variable, source, values), variable["name"]
+        assert bool(options_of(variable, source, values)) is (variable["name"] != "group"), variable["name"]
+
+
+def test_a_group_is_chosen_where_there_are_several(span: Span, tmp_path: Path) -> None:
+    """Each figure of the balancer has its group's label then, but for those of the process."""
+    plain = Scenario(span.end).openmetrics()
+    exposition = re.sub(r'(?m)^(virtpoise_(?!start_)\w+{)(?=.*job="virtpoise-balancer")', r'\1group="blue",', plain)
+    dashboard = read(FOLDER / "virtpoise-balancer.json")
+    with filled_prometheus(exposition, tmp_path, "--query.lookback-delta=25s") as url:
+        source = Source(Prometheus(url), SCRAPE, span)
+        variable = next(one for one in dashboard["templating"]["list"] if one["name"] == "group")
+        assert options_of(variable, source, resolve(dashboard, source, {})) == ["blue"]
+        for chosen, seen in (({}, True), ({"group": "blue"}, True), ({"group": "red"}, False)):
+            panels = draw_list(dashboard, resolve(dashboard, source, chosen), source)
+            answers = [answer for panel in panels for answer in panel.answers]
+            assert {bool(answer.series) for answer in answers} == {seen}
 
 
 def test_hosts_are_called_by_their_names_without_the_port(source: Source) -> None:

@@ -18,8 +18,8 @@ SAMPLE = b'{"metric":{"instance":"h1:9807"},"value":[1,"1"]}'
 BEFORE, AFTER = b'{"status":"success","data":{"resultType":"vector","result":[', b"]}}"
 
 
-def chunked(parts: Iterator[bytes]) -> Iterator[bytes]:
-    yield OK + b"Transfer-Encoding: chunked\r\n\r\n"
+def chunked(parts: Iterator[bytes], headers: bytes = b"") -> Iterator[bytes]:
+    yield OK + headers + b"Transfer-Encoding: chunked\r\n\r\n"
     for part in parts:
         yield b"%x\r\n%s\r\n" % (len(part), part)
     yield b"0\r\n\r\n"
@@ -85,6 +85,20 @@ def endless() -> Iterator[bytes]:
         yield b" " * (1 << 16)
 
 
+def packed_and_more() -> Iterator[bytes]:
+    """What follows the end of the compressed reply is no part of it."""
+    yield gzip.compress(BEFORE + SAMPLE + AFTER)
+    while True:
+        yield b" " * (1 << 16)
+
+
+def packed_nothing() -> Iterator[bytes]:
+    """Blocks that hold no byte."""
+    yield gzip.compress(b"")[:10]
+    while True:
+        yield b"\x00\x00\x00\xff\xff" * 10_000
+
+
 def endless_headers() -> Iterator[bytes]:
     yield OK
     while True:
@@ -99,6 +113,12 @@ ATTACKS: dict[str, Callable[[], Iterator[bytes]]] = {
     "gzip-bomb": lambda: whole(BOMB, b"Content-Encoding: gzip\r\n"),
     "gzip-in-gzip": lambda: whole(layers(b"{}", 3), b"Content-Encoding: gzip, gzip, gzip\r\n"),
     "no-gzip": lambda: whole(b"{}", b"Content-Encoding: gzip\r\n"),
+    "gzip-and-more": lambda: chunked(packed_and_more(), b"Content-Encoding: gzip\r\n"),
+    "gzip-of-nothing": lambda: chunked(packed_nothing(), b"Content-Encoding: gzip\r\n"),
+    "cookies": lambda: whole(
+        BEFORE + SAMPLE + AFTER,
+        b"".join(b"Set-Cookie: c%d=%s; Max-Age=99999999\r\n" % (n, b"x" * 60_000) for n in range(50)),
+    ),
     "other-coding": lambda: whole(b"{}", b"Content-Encoding: br\r\n"),
     "one-gigabyte": lambda: chunked(huge()),
     "endless-chunks": lambda: chunked(endless()),

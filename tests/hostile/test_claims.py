@@ -71,7 +71,7 @@ def test_a_host_that_claims_many_domains_of_others_is_unknown_and_changes_no_oth
     honest = group(["h1", "h2", "h3"], 30, {})
     claimed = group(["h1", "h2", "h3"], 30, {"h3": [*own("h1", 20), *own("h2", 15)]})
     assert unknown(claimed.snapshot.hosts) == {
-        "h3": "its list of domains does not stand: 35 of them run on h1, h2 as well"
+        "h3": "its list of domains contradicts those of others: 35 of them run on h1, h2 as well"
     }
     assert claimed.duplicates == {}
     others = ("h1", "h2")

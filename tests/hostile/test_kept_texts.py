@@ -107,7 +107,7 @@ def test_a_host_with_a_domain_that_no_libvirt_names_is_unknown_and_no_other(labe
     found["domain_running"] = [Series({**first.labels, label: text}, first.samples), *others]
     hosts = look(found).observe(NOW).snapshot.hosts
     assert [(one.name, one.unknown and one.unknown.text) for one in hosts] == [
-        ("h1", "its list of domains does not stand: 2 active, 1 listed"),
+        ("h1", "its list of domains contradicts libvirt's count: 2 active, 1 listed"),
         ("h2", None),
         ("h3", None),
     ]

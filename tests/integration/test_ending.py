@@ -10,16 +10,30 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import libvirt
 import pytest
 
 from integration.pool import Pools
 from virtpoise_balancer.config import Config, parse_config
+from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.migrate import Migrator
+from virtpoise_balancer.execute.questions import running_job
 from virtpoise_balancer.execute.reconciler import Requested
+from virtpoise_balancer.execute.verdict import StillOpen, reconcile
 from virtpoise_balancer.execute.workers import Workers
-from virtpoise_balancer.model import Cause, Move, PredictedLoads, Prediction, Progress
+from virtpoise_balancer.model import (
+    Cause,
+    JournalEntry,
+    Move,
+    PredictedLoads,
+    Prediction,
+    Progress,
+    UnsettledKind,
+)
 from virtpoise_balancer.service import wiring
+from virtpoise_lab.artefacts import CACHE
+from virtpoise_lab.chaos.network import Network
 from virtpoise_lab.lab import Lab
 from virtpoise_lab.model import DomainSpec
 
@@ -142,7 +156,7 @@ def test_a_guest_that_writes_too_fast_is_given_up_with_throttling_only_when_that
     assert source is not None
     uuid = lab.state.domain("vm1").uuid
     lab.load("vm1", 60, dirty=20)
-    section = "auto_converge: false, bandwidth_mib_per_second: 12, timeout_seconds: 120"
+    section = "auto_converge: false, bandwidth_mib_per_second: 12, timeout_seconds: 120, max_downtime_seconds: 0.05"
     given_up = wiring.make_migrator(configured(lab, section), workers)
     # QEMU looks at some 50 pages of so small a guest: one measurement may be wrong by half.
     written = [given_up.hosts.dirty_rate(source, uuid, 1) or 0 for _ in range(5)]
@@ -152,6 +166,7 @@ def test_a_guest_that_writes_too_fast_is_given_up_with_throttling_only_when_that
     assert (requested.why or "").startswith("aborted: it does not converge: each of the last "), requested
     assert (requested.cause, requested.answered) == (Cause.SLOW, True)
     assert given_up.hosts.presence(source, uuid) is Presence.RUNNING
+    assert asked_of_qemu(lab, source, "query-migrate-parameters")["downtime-limit"] == 300, "as before the migration"
     throttled: list[float] = []
     section = "throttle_initial_ratio: 0.6, throttle_increment_ratio: 0.35, bandwidth_mib_per_second: 12"
     migrator = wiring.make_migrator(configured(lab, section), workers)
@@ -163,3 +178,90 @@ def test_a_guest_that_writes_too_fast_is_given_up_with_throttling_only_when_that
     else:
         assert requested.why.endswith("its CPUs throttled by 99%)")
         assert (requested.cause, given_up.hosts.presence(source, uuid)) == (Cause.SLOW, Presence.RUNNING)
+
+
+def inside(lab: Lab, host: str, command: str) -> str:
+    """What a command prints on a host."""
+    shell = lab.host(host).popen(["sh", "-c", command], stdout=subprocess.PIPE)
+    return shell.communicate(timeout=20)[0].decode().strip()
+
+
+def test_a_uefi_domain_goes_to_and_fro_and_its_definition_is_removed_without_its_variables(
+    lab: Lab, workers: Workers
+) -> None:
+    uuid, variables = "5b1a6f0e-0000-4000-8000-00000000efe1", "/var/lib/libvirt/qemu/nvram/uefi_VARS.fd"
+    firmware = CACHE / "ovmf" / "usr" / "share" / "OVMF"
+    description = f"""<domain type='qemu'><name>uefi</name><uuid>{uuid}</uuid><memory unit='MiB'>64</memory>
+        <os><type arch='x86_64' machine='q35'>hvm</type>
+          <loader readonly='yes' type='pflash'>{firmware}/OVMF_CODE_4M.fd</loader>
+          <nvram template='{firmware}/OVMF_VARS_4M.fd'>{variables}</nvram></os>
+        <features><acpi/></features><cpu mode='custom' match='exact'><model>qemu64</model></cpu>
+        <devices><emulator>/usr/bin/qemu-system-x86_64</emulator></devices></domain>"""
+    lab.host("h1").connection().defineXML(description).create()
+    migrator = wiring.make_migrator(configured(lab, ""), workers)
+    for source, destination in (("h1", "h2"), ("h2", "h1")):  # the second time an old file of variables is there
+        move = Move(domain="uefi", uuid=uuid, source=source, destination=destination, predicted=LOADS)
+        requested = migrator.request(move, lambda _: None, threading.Event())
+        assert (requested.why, migrator.hosts.presence(destination, uuid)) == (None, Presence.RUNNING)
+        assert migrator.hosts.presence(source, uuid) is Presence.ABSENT
+        assert inside(lab, source, f"test -s {variables} && echo kept") == "kept"
+    lab.host("h2").connection().defineXML(description)
+    with pytest.raises(libvirt.libvirtError, match="cannot undefine domain with nvram"):
+        lab.host("h2").connection().lookupByUUIDString(uuid).undefine()
+    migrator.hosts.undefine("h2", uuid)
+    assert migrator.hosts.presence("h2", uuid) is Presence.ABSENT
+    assert inside(lab, "h2", f"test -s {variables} && echo kept") == "kept"
+    lab.host("h1").connection().lookupByUUIDString(uuid).destroy()
+
+
+def by_post_copy(lab: Lab, migrator: Migrator, watch: Callable[[Progress], None]) -> tuple[Requested, Move]:
+    """Migrate vm1 to the other host, switched after its first pass."""
+    source = lab.where("vm1")
+    assert source is not None
+    destination = {"h1": "h2", "h2": "h1"}[source]
+    uuid = lab.state.domain("vm1").uuid
+    move = Move(domain="vm1", uuid=uuid, source=source, destination=destination, predicted=LOADS, post_copy=True)
+    return migrator.request(move, watch, threading.Event()), move
+
+
+def test_a_guest_that_does_not_converge_arrives_by_post_copy(lab: Lab, workers: Workers) -> None:
+    lab.load("vm1", 60, dirty=20)
+    section = "post_copy: true, bandwidth_mib_per_second: 12, parallel: 2, timeout_seconds: 120"
+    seen: list[Progress] = []
+    requested, move = by_post_copy(lab, wiring.make_migrator(configured(lab, section), workers), seen.append)
+    assert (requested.why, lab.where("vm1")) == (None, move.destination)
+    assert not any(one.throttle_ratio for one in seen)
+    lab.load("vm1", 30, dirty=5)  # returns when the guest has said that it took it
+
+
+def test_a_network_that_breaks_after_the_switch_is_told_as_what_it_is_and_nothing_makes_it_worse(
+    lab: Lab, workers: Workers
+) -> None:
+    lab.load("vm1", 60, dirty=20)
+    network, cut = Network(lab), threading.Event()
+    section = "post_copy: true, bandwidth_mib_per_second: 8, timeout_seconds: 20"
+    migrator = wiring.make_migrator(configured(lab, section), workers)
+
+    def cut_after_the_switch(progress: Progress) -> None:
+        if progress.switched and not cut.is_set():
+            network.cut("h1", "h2")
+            cut.set()
+
+    requested, move = by_post_copy(lab, migrator, cut_after_the_switch)
+    entry = JournalEntry(id=1, move=move, began=time.time())
+    hosts, ends = migrator.hosts, (move.source, move.destination)
+    assert cut.is_set()
+    assert requested.why is not None
+    assert not requested.why.startswith("aborted")
+    here, there = (hosts.presence(one, move.uuid) for one in ends)
+    found = reconcile(entry, running_job(hosts, move.source, move.uuid), here, there, {}, time.time())
+    assert isinstance(found, StillOpen)
+    assert (found.kind, "broke after the switch to post-copy: torn by post-copy on" in found.text) == (
+        UnsettledKind.BETWEEN,
+        True,
+    )
+    with pytest.raises(LibvirtError, match="it has been switched to post-copy"):
+        hosts.abort(move.source, move.uuid)
+    assert hosts.presence(move.source, move.uuid) is Presence.TORN
+    assert migrator.obstacle(move) == f"vm1 is torn by post-copy on {move.source}, no longer running there"
+    network.mend()

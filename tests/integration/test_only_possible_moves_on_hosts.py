@@ -17,6 +17,7 @@ from virtpoise_balancer.analyse.facts import with_facts
 from virtpoise_balancer.execute.facts import Hardware, HardwareVerdict
 from virtpoise_balancer.execute.inventory import Inventory
 from virtpoise_balancer.execute.libvirt_hosts import LibvirtHosts
+from virtpoise_balancer.execute.worker.needs import cards_free
 from virtpoise_balancer.execute.workers import Workers
 from virtpoise_balancer.model import Move, Policy, PredictedLoads, Prediction, Reason, Snapshot, Trigger
 from virtpoise_balancer.plan import plan
@@ -27,6 +28,19 @@ from virtpoise_lab.model import DomainSpec
 pytestmark = pytest.mark.lab
 NAMES = ("h1", "h2", "h3")
 NETWORK = "<network><name>prod</name><forward mode='bridge'/><bridge name='br0'/></network>"
+CARDS = """
+<network><name>cards</name><forward mode='hostdev' managed='yes'><driver name='vfio'/>
+<address type='pci' domain='0' bus='1' slot='16' function='0'/></forward></network>"""
+# A virtual function, as far as libvirt looks at it when a network with it begins.
+STAND_IN = """
+mkdir -p /run/pci/devices/0000:01:10.0
+ln -s /run /run/pci/devices/0000:01:10.0/physfn
+mount --bind /run/pci /sys/bus/pci
+"""
+TAKEN = """
+<networkport><uuid>2b1b6b3e-5f3b-4e08-8c1a-3a8f6a2a7c01</uuid>
+<owner><name>other</name><uuid>4f3bf2a5-7fd0-4b5c-8d5f-0c8a5e3a1f0b</uuid></owner>
+<mac address='52:54:00:7b:35:93'/></networkport>"""
 SHARED_MEMORY = "<shmem name='mine'><model type='ivshmem-plain'/><size unit='M'>4</size></shmem>"
 DISK = (
     "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='/run/local.img'/>"
@@ -51,6 +65,7 @@ kill -9 $(cat /run/libvirtd.pid)
 # By domain: why libvirt migrates it to which hosts, and what it says then.
 REFUSED = {
     "net": {"h3": (Reason.LACKS_NETWORK, "network prod", "prod")},
+    "card": {"h3": (Reason.LACKS_NETWORK, "free network card of network cards", "none are available")},
     "bridge": {"h3": (Reason.LACKS_NETWORK, "bridge br1", "br1")},
     "pool": {"h3": (Reason.LACKS_STORAGE, "storage pool isos", "isos")},
     "volume": {"h3": (Reason.LACKS_STORAGE, "volume images/cd.iso", "cd.iso")},
@@ -103,7 +118,9 @@ def scene(pool: Pools) -> Iterator[Hosts]:
             lab.host(name).connection().networkCreateXML(NETWORK)
             lab.host(name).run(["ln", "-s", "/usr/bin/qemu-system-x86_64", EMULATOR], check=True)
             lab.host(name).run(["ip", "link", "add", "br1", "type", "bridge"], check=True)
+            lab.host(name).connection().networkCreateXML(NETWORK.replace("prod", "cards"))
         forget_a_cpu(lab, "h3")
+        give_away_the_only_card(lab, "h3")
         for name in NAMES:
             lab.host(name).run(["mkdir", "/run/images", "/run/isos"], check=True)
             if name != "h3":
@@ -115,6 +132,7 @@ def scene(pool: Pools) -> Iterator[Hosts]:
         start(lab, like, "fit")
         on_network = (r"<interface type=.bridge.>", "<interface type='network'>")
         start(lab, like, "net", "", on_network, (r"<source bridge=.br0./>", "<source network='prod'/>"))
+        start(lab, like, "card", "", on_network, (r"<source bridge=.br0./>", "<source network='cards'/>"))
         on_br1 = (r"<source bridge=.br0./>", "<source bridge='br1'/>")
         start(lab, like, "bridge", "", on_br1)
         start(lab, like, "pool", CD.format("volume", "pool='isos' volume='cd.iso'"))
@@ -137,6 +155,15 @@ def to(lab: Lab, name: str, destination: str) -> Move:
     uuid = lab.host("h1").connection().lookupByName(name).UUIDString()
     loads = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))
     return Move(domain=name, uuid=uuid, source="h1", destination=destination, predicted=loads)
+
+
+def give_away_the_only_card(lab: Lab, name: str) -> None:
+    """A network named ``cards`` whose only virtual function another domain has."""
+    lab.host(name).run(["sh", "-ec", STAND_IN], check=True)
+    cards = lab.host(name).connection().networkCreateXML(CARDS)
+    assert cards_free(cards.XMLDesc()) == 1
+    cards.portCreateXML(TAKEN)
+    lab.host(name).run(["umount", "/sys/bus/pci"], check=True)
 
 
 def forget_a_cpu(lab: Lab, name: str) -> None:

@@ -12,7 +12,7 @@ from integration.pool import BUSY, Pool, Pools, places, wait_under_way
 from virtpoise_lab import processes
 from virtpoise_lab.chaos.truth import qemus
 
-pytestmark = [pytest.mark.lab, pytest.mark.second_lab]
+pytestmark = pytest.mark.lab
 
 TWICE = 'virtpoise_domains_unaccounted{kind="twice"}'
 

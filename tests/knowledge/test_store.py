@@ -12,13 +12,14 @@ from alembic.migration import MigrationContext
 from sqlalchemy import NullPool, create_engine, insert, literal, select, text
 
 from builders import FakeClock, domain, group, host, thesis_policy
-from storing import record
+from storing import BY_OTHERS, record
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.brake import Brake, BrakeCause
 from virtpoise_balancer.analyse.learned import Learned, with_learned
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.analyse.others import ChangeKind, OthersChange, Sightings
 from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.knowledge import others
 from virtpoise_balancer.knowledge.records import Changes, EndedPlan, Look, NewCycle, OverrideValue
 from virtpoise_balancer.knowledge.schema import metadata, predictions
 from virtpoise_balancer.knowledge.store import Store
@@ -430,18 +431,38 @@ def test_what_is_old_is_forgotten_with_all_that_hangs_on_it(store: Store) -> Non
     assert (store.history(10), store.cycles(10), store.plans(10)) == ((), (), ())
 
 
+def test_of_too_many_changes_by_others_the_newest_stay(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(others, "_MOST_KEPT", 3)
+    changes = tuple(replace(BY_OTHERS, at=float(at)) for at in range(5))
+    store.commit(Changes(look=Look(sightings=Sightings(at=9.0), changes=changes, same=False)), 9.0)
+    store.forget(now=10.0, keep_days=90, keep_bytes=1)
+    assert [one.at for one in store.others(9)] == [4.0, 3.0, 2.0]
+
+
 def test_of_too_many_bytes_the_oldest_plans_go_but_no_migration(store: Store) -> None:
-    acted = [record(store, made_plan(), now, acted=True, snapshot=group(host("h1"))) for now in (1.0, 2.0)]
-    for now in (3.0, 4.0, 5.0):
-        record(store, made_plan(), now, acted=False, snapshot=group(host("h1")))
+    day = 86_400.0
+    acted = [record(store, made_plan(), now * day, acted=True, snapshot=group(host("h1"))) for now in (1, 2)]
+    for now in (3, 4, 5):
+        record(store, made_plan(), now * day, acted=False, snapshot=group(host("h1")))
     newest, second, *_ = store.plans(10)
     sizes = {plan.id: size(store, plan.id) for plan in store.plans(10)}
-    store.forget(now=10.0, keep_days=90, keep_bytes=sizes[newest.id] + sizes[second.id])
-    left = {plan.made: plan.replayable for plan in store.plans(10)}
+    store.forget(now=10 * day, keep_days=90, keep_bytes=sizes[newest.id] + sizes[second.id])
+    left = {plan.made / day: plan.replayable for plan in store.plans(10)}
     assert left == {5.0: True, 4.0: True, 2.0: False, 1.0: False}
     assert len(store.history(10)) == sum(len(entries) for entries in acted)
     assert store.inputs(newest.id) is not None
     assert store.inputs(min(plan.id for plan in store.plans(10))) is None
+
+
+def test_one_day_of_plans_does_not_take_the_place_of_the_others(store: Store) -> None:
+    """At 1,000 hosts a plan's snapshot has 0.8 MB, and a day may have a thousand plans."""
+    day = 86_400.0
+    for acted, at in ((False, 0.5), *((number % 2 == 0, 1 + number / 100) for number in range(8))):
+        record(store, made_plan(), at * day, acted=acted, snapshot=group(host("h1")))
+    (one, *_) = {size(store, plan.id) for plan in store.plans(10)}
+    store.forget(now=2 * day, keep_days=90, keep_bytes=16 * one)
+    kept = {round(plan.made / day, 2): plan.replayable for plan in store.plans(10)}
+    assert kept == {0.5: True, **{round(1 + number / 100, 2): number >= 6 for number in range(8)}}
 
 
 def size(store: Store, plan_id: int) -> int:

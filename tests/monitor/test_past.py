@@ -73,8 +73,19 @@ def test_a_domain_counts_where_it_ran_then_by_the_speed_of_that_host() -> None:
 
 @pytest.mark.parametrize("cores", [-1.0, 17.0])
 def test_a_figure_that_cannot_be_is_left_out(cores: float) -> None:
-    found = read(Answering(h1_a=(1e9, 0, cores)), seen("a"), since=NOW - 70)
-    assert [one.uuids for _, one in found] == [(), ()]
+    answers = Answering(h1_a=(1e9, 0, cores), h1_b=(1e9, 0, 1.0))
+    found = read(answers, seen("a", "b"), since=NOW - 70)
+    assert [one.uuids for _, one in found] == [("b",), ("b",)]
+
+
+def test_a_time_without_a_figure_is_no_reading() -> None:
+    answers = Answering(h1_a=(1e9, 80, 1.0), h1_b=(40, 0, 1.0))
+    found = read(answers, seen("a", "b"), since=NOW - 130)
+    assert [(at, one.uuids) for at, one in found] == [
+        (NOW - 120, ("a",)),
+        (NOW - 90, ("a",)),
+        (NOW - 30, ("b",)),
+    ]
 
 
 def test_what_is_asked_for_is_bounded_in_all_and_in_each_reply(monkeypatch: pytest.MonkeyPatch) -> None:

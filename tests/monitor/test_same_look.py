@@ -171,12 +171,31 @@ def test_what_is_made_of_several_answers_is_what_prometheus_makes_of_one_query(u
 
 
 def test_an_observer_that_remembers_shows_what_a_new_one_shows(url: str) -> None:
-    """In each look. Two of them fall in one step of the recent past."""
+    """In each look, also after some were left out. Two of them fall in one step of the recent past."""
     client = AtTheEnd(url=url, timeout_seconds=30)
     looking = replace(observer(url, AtTheEnd, END), client=client)
-    for now in (END - 40, END - 30, END - 20, END - 10, END):
+    gaps = (730, 700, 670, 660, 650, 640, 630, 620, 610, 600, 590, 580, 570, 370, 360, 350, 340, 330, 320, 310, 300)
+    for now in (END - back for back in (*gaps, 40, 30, 20, 10, 0)):
         client.now = now
         assert looking.observe(now) == observer(url, AtTheEnd, now).observe(now)
+
+
+def test_a_look_after_another_asks_for_the_newest_samples_alone(url: str) -> None:
+    asked: list[float] = []
+
+    class Noting(AtTheEnd):
+        def range(self, query: str, start: float, end: float, step_seconds: float) -> QueryAnswer:
+            asked.append((end - start) / step_seconds + 1)
+            return super().range(query, start, end, step_seconds)
+
+    later = END if END / 10 % 30 else END - 10  # once in 30 steps all are asked for
+    client = Noting(url=url, timeout_seconds=30)
+    looking = replace(observer(url, Noting, END), client=client)
+    for now in (later - 10, later):
+        client.now = now
+        looking.observe(now)
+    assert set(asked[:4]) == {30}
+    assert set(asked[4:]) == {4}
 
 
 @pytest.mark.parametrize("now", MOMENTS, ids=("before the end", "at the end"))

@@ -156,7 +156,7 @@ def test_a_host_is_known_as_long_as_its_list_of_domains_stands(tmp_path: Path) -
         exporter.active = 3
         host = wait_for(observer, is_unknown(UnknownKind.DOMAINS))
         assert host.why_unknown is not None
-        assert host.why_unknown.text == "its list of domains does not stand: 3 active, 1 listed"
+        assert host.why_unknown.text == "its list of domains contradicts libvirt's count: 3 active, 1 listed"
         exporter.active = 1
         wait_for(observer, lambda host: host.known)
         for silent in ("virtpoise_libvirt_up 0", ""):

@@ -137,7 +137,7 @@ def test_the_configuration_takes_the_kind_and_says_what_a_rule_of_it_lacks() -> 
     for kind, domains, more, problem in (
         ("spread", "a", "", "policy.rules.0.domains: expected at least two, or a pattern, got a"),
         ("spread", "a, b", ", hosts: [h1]", "policy.rules.0.hosts: expected none with spread, got h1"),
-        ("spraed", "a, b", "", "policy.rules.0.kind: expected one of apart, ignore, last, never_on, only_on, prefer, "),
+        ("spraed", "a, b", "", f"policy.rules.0.kind: expected one of {', '.join(KINDS)}, got 'spraed'"),
     ):
         with pytest.raises(BadInput, match=problem.replace(".", r"\.")):
             parse_config(rule.format(kind, domains, more), "x")

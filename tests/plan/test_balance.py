@@ -98,6 +98,15 @@ def test_two_domains_change_places_where_no_single_move_evens_out() -> None:
     assert carry_out(seen, Policy(), made)[1] == []
 
 
+@pytest.mark.parametrize(("gain", "moves"), [(0.012, 0), (0.013, 2)])
+def test_an_exchange_gains_enough_for_both_of_its_moves(gain: float, moves: int) -> None:
+    """A move must gain 0.1 cores, 0.00625 of 16 CPUs, so an exchange must gain 0.0125."""
+    domains = [domain(name, "h1", 2.0) for name in ("a", "b")]
+    domains += [domain(name, "h2", 2.0 - 16 * gain) for name in ("c", "d")]
+    seen = group(sixteen("h1", 0.3 + 2 * gain), sixteen("h2", 0.3), *domains)
+    assert len(plan(seen, even(deviation_ratio=0.005, least_gain_ratio=0.1)).moves) == moves
+
+
 def test_an_exchange_breaks_no_soft_rule() -> None:
     domains = [domain(name, "h1", 4.0) for name in ("a", "b")] + [domain(name, "h2", 2.0) for name in ("c", "d")]
     seen = group(sixteen("h1", 0.55), sixteen("h2", 0.3), *domains)

@@ -12,6 +12,7 @@ import pytest
 from builders import GIB, domain, group, host, shut_off, where
 from virtpoise_balancer.model import (
     DomainState,
+    HostLimits,
     HostState,
     Imbalance,
     Limits,
@@ -753,6 +754,10 @@ def test_a_rule_that_cannot_be_repaired_is_named_but_no_attempt() -> None:
         (
             Policy(strategy="thesis", cpu=Trigger(threshold=0.6, consecutive=1)),
             "1 sample at or above a threshold (CPU 60%)",
+        ),
+        (
+            Policy(hosts=(HostLimits(hosts=("h1",), cpu=0.7),)),
+            "3 consecutive samples at or above a threshold (CPU 80%, memory 90%, uplink 90%, or the host's own)",
         ),
     ],
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from virtpoise_balancer.model import (
     Host,
     HostState,
     HugePages,
+    MemoryCell,
     Policy,
     Reason,
     Refusal,
@@ -168,3 +170,112 @@ def test_one_nodes_pages_are_not_given_away_twice_in_a_plan() -> None:
     assert len(plan(group(drained, hosts[1], *domains), POLICY).moves) == 1
     apart = domains[0], replace(domains[1], memory_nodes=(1,))
     assert len(plan(group(drained, hosts[1], *apart), POLICY).moves) == 2
+
+
+def over(nodes: Sequence[int], name: str, on: str, gib: int = 4) -> Domain:
+    return replace(backed(name, on, 1.0, gib), memory_nodes=tuple(nodes))
+
+
+@pytest.mark.parametrize("policy", [POLICY, thesis_policy()])
+def test_memory_that_may_come_from_several_nodes_needs_their_sum(policy: Policy) -> None:
+    """`<memory mode='strict' nodeset='0-1'/>`: what other nodes have free does not count."""
+    for free, destination in (((2, 2, 0), {"a": "h2"}), ((2, 1, 8), {}), ((0, 4, 0), {"a": "h2"})):
+        hosts = pool("h1", 0.9, 0.9), pools("h2", 0.1, 0.1, gib=free)
+        made = plan(group(*hosts, replace(over((0, 1), "a", "h1"), cpu_cores=3.0)), policy)
+        assert where(made) == destination
+    (refusal,) = (
+        one
+        for one in plan(
+            group(pool("h1", 0.9, 0.9), pools("h2", 0.1, 0.1, gib=(2, 1, 8)), over((0, 1), "a", "h1")), policy
+        ).refusals
+        if one.domain == "a" and one.host == "h2"
+    )
+    assert figures(refusal) == {"page_bytes": SMALL, "nodes": "0, 1", "need_bytes": 4 * GIB, "free_bytes": 3 * GIB}
+
+
+def test_what_is_bound_to_one_of_the_nodes_takes_of_their_sum() -> None:
+    """5 GiB on nodes 0 and 1 are too few for both, although each alone has room; 8 are not."""
+    domains = over((0,), "a", "h1"), over((0, 1), "b", "h1")
+    drained = host("h1", 0.1, 0.1, state=HostState.DRAINING)
+    for free, moves in (((4, 1, 9), 1), ((4, 4, 0), 2)):
+        assert len(plan(group(drained, pools("h2", 0.1, 0.1, gib=free), *domains), POLICY).moves) == moves
+
+
+def test_sets_of_nodes_with_one_in_common_count_together() -> None:
+    """Each fits, and so do any two of one set: all three need 12 GiB of nodes 0 to 2, which have 10."""
+    domains = over((0, 1), "a", "h1"), over((1, 2), "b", "h1"), over((1,), "c", "h1")
+    drained = host("h1", 0.1, 0.1, state=HostState.DRAINING)
+    for free, moves in (((3, 4, 3, 9), 2), ((4, 4, 4), 3)):
+        assert len(plan(group(drained, pools("h2", 0.1, 0.1, gib=free), *domains), POLICY).moves) == moves
+
+
+@pytest.mark.parametrize("policy", [POLICY, thesis_policy()])
+def test_each_cell_needs_pages_of_its_own_nodes(policy: Policy) -> None:
+    cells = MemoryCell(share=0.75, nodes=(0,)), MemoryCell(share=0.25, nodes=(1,))
+    guest = replace(backed("a", "h1", 3.0), memory_nodes=(0, 1), memory_cells=cells)
+    for free, destination in (((3, 1), {"a": "h2"}), ((1, 3), {}), ((2, 8), {}), ((8, 0), {})):
+        made = plan(group(pool("h1", 0.9, 0.9), pools("h2", 0.1, 0.1, gib=free), guest), policy)
+        assert where(made) == destination
+    partly = replace(guest, memory_nodes=(1,), memory_cells=(MemoryCell(share=0.75), cells[1]))
+    for free, destination in (((1, 3), {"a": "h2"}), ((9, 0), {}), ((0, 3), {})):
+        made = plan(group(pool("h1", 0.9, 0.9), pools("h2", 0.1, 0.1, gib=free), partly), policy)
+        assert where(made) == destination
+
+
+@pytest.mark.parametrize("policy", [POLICY, thesis_policy()])
+def test_pages_that_are_not_known_are_no_fact(policy: Policy) -> None:
+    unknown = replace(pool("h2", 0.1, 0.1), hugepages_free=None)
+    snapshot = group(pool("h1", 0.9, 0.9), unknown, backed("a", "h1", 3.0))
+    made = plan(snapshot, policy)
+    assert not made.moves
+    (refusal,) = (one for one in made.refusals if one.domain == "a" and one.host == "h2")
+    assert refusal.reason is Reason.DESTINATION_HUGEPAGES
+    assert "free_bytes" not in refusal.detail
+    assert refusal.detail["unknown"] == "its free huge pages are not known"
+    assert read_snapshot(write_snapshot(snapshot), "x") == snapshot
+    assert where(plan(group(pool("h1", 0.9, 0.9), unknown, domain("a", "h1", 3.0, memory_bytes=MIB)), policy)) == {
+        "a": "h2"
+    }
+
+
+def test_random_sets_of_nodes_fit_exactly_where_a_flow_does() -> None:
+    """Against maximum flow, for domains of one host that are drained together."""
+    rng = random.Random(66)
+    agreed = 0
+    for _ in range(60):
+        free = [rng.randint(0, 5) for _ in range(3)]
+        sets = [tuple(sorted(rng.sample(range(3), rng.randint(1, 3)))) for _ in range(3)]
+        needs = [rng.randint(1, 4) for _ in range(3)]
+        domains = [
+            replace(over(nodes, name, "h1", gib), cpu_cores=0.1)
+            for nodes, name, gib in zip(sets, "abc", needs, strict=True)
+        ]
+        drained = host("h1", 0.1, 0.1, state=HostState.DRAINING)
+        made = plan(group(drained, pools("h2", 0.1, 0.1, gib=free), *domains), POLICY)
+        fits = flows(needs, sets, free) == sum(needs)
+        assert (len(made.moves) == 3) == fits
+        agreed += fits
+    assert 5 < agreed < 55
+
+
+def flows(needs: Sequence[int], sets: Sequence[Sequence[int]], free: Sequence[int]) -> int:
+    """The most that can be placed: of each need on its nodes, of each node what is free."""
+    if not needs:
+        return 0
+    best = flows(needs[1:], sets[1:], free)
+    first, *rest = sets[0]
+    others = needs[1:], sets[1:]
+    for taken in range(1, needs[0] + 1):
+        for split in splits(taken, (first, *rest), free):
+            best = max(best, taken + flows(*others, [have - split.get(node, 0) for node, have in enumerate(free)]))
+    return best
+
+
+def splits(taken: int, nodes: Sequence[int], free: Sequence[int]) -> Iterator[dict[int, int]]:
+    if not nodes:
+        if taken == 0:
+            yield {}
+        return
+    for here in range(min(taken, free[nodes[0]]) + 1):
+        for others in splits(taken - here, nodes[1:], free):
+            yield {nodes[0]: here, **others}

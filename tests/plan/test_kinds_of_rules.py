@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import virtpoise_balancer.plan.default
+import virtpoise_balancer
 from builders import domain, group, host
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.explain import wording
@@ -33,11 +33,12 @@ def test_each_file_is_a_kind_and_takes_effect_by_being_there() -> None:
     assert set(KINDS) == files
 
 
-def test_the_planner_names_no_kind() -> None:
-    """So that a kind is planned by what it answers, and a new one as the others."""
+@pytest.mark.parametrize("wing", ["plan", "monitor", "explain", "web", "command", "config"])
+def test_no_wing_names_a_kind(wing: str) -> None:
+    """So that a kind is planned, read and worded by what it answers, and a new one as the others."""
     names = re.compile("|".join([r"rules\.kinds", *(f'"{name}"' for name in KINDS)]))
-    planner = Path(virtpoise_balancer.plan.default.__path__[0])
-    assert [path.name for path in planner.glob("*.py") if names.search(path.read_text(encoding="utf-8"))] == []
+    files = (Path(virtpoise_balancer.__path__[0]) / wing).rglob("*.py")
+    assert [path.name for path in files if names.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_what_a_domains_metadata_asks_for_arrives_from_the_exporter_in_the_plan() -> None:

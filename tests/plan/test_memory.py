@@ -278,7 +278,7 @@ def test_no_prefix_of_a_plan_takes_more_than_a_host_has(snapshot: Snapshot) -> N
     """Counted by itself: pages by size, and promised memory; what leaves frees nothing until the next look."""
     policy = replace(OVERCOMMIT, cpu=Trigger(threshold=0.6, consecutive=2))
     by_uuid: dict[str, Domain] = {one.uuid: one for one in snapshot.domains}
-    free = {(one.name, p.page_bytes): p.memory_bytes for one in snapshot.hosts for p in one.hugepages_free}
+    free = {(one.name, p.page_bytes): p.memory_bytes for one in snapshot.hosts for p in one.hugepages_free or ()}
     promised = {one.name: 0 for one in snapshot.hosts}
     for one in snapshot.domains:
         promised[one.host] += one.promised_bytes or 0

@@ -66,7 +66,7 @@ def test_what_makes_room_is_needed() -> None:
         Policy(cpu=Trigger(threshold=0.8, consecutive=2)),
     )
     assert {move.domain: move.needs for move in made.moves} == {"b": (), "a": ("uuid-of-b",)}
-    assert why_not_alone(made, {("uuid-of-a", "h2")}) == "a to h2 counts on b to h3, which comes before it"
+    assert why_not_alone(made, {("uuid-of-a", "h2")}) == "a to h2 needs b to h3, which comes before it"
     assert why_not_alone(made, {("uuid-of-b", "h3")}) is None
 
 

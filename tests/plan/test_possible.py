@@ -8,14 +8,17 @@ import pytest
 
 from builders import GIB, domain, group, host, thesis_policy, where
 from virtpoise_balancer.analyse.drains import DrainOrder, with_drains
-from virtpoise_balancer.analyse.facts import with_facts
+from virtpoise_balancer.analyse.facts import refuse, with_facts
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.formats import read_snapshot, write_plan, write_snapshot
 from virtpoise_balancer.model import (
+    DiskCopy,
     Facts,
     Hold,
     Holder,
     HostState,
+    Limits,
+    MemoryCell,
     Move,
     Need,
     Policy,
@@ -44,6 +47,58 @@ def hot() -> Snapshot:
 
 def lacks(what: Requirement, *hosts: str, by: str = "uuid-of-a") -> Facts:
     return Facts(requires={by: (what,)}, lacks=dict.fromkeys(hosts, (what,)))
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.strategy)
+def test_a_host_without_a_free_card_of_its_network_takes_it_not(policy: Policy) -> None:
+    cards = {"uuid-of-a": {"sriov": 2}}
+    seen = with_facts(hot(), Facts(cards=cards, cards_free={"h2": {"sriov": 1}, "h3": {"sriov": 2}}))
+    assert where(plan(seen, policy)) == {"a": "h3"}
+    assert read_snapshot(write_snapshot(seen), "x") == seen
+    made = plan(with_facts(hot(), Facts(cards=cards, cards_free={name: {"sriov": 0} for name in ("h2", "h3")})), policy)
+    assert "a" not in where(made)
+    why = next(one for one in made.refusals if one.domain == "a" and one.host in ("h2", None))
+    assert why.reason is Reason.LACKS_NETWORK
+    assert "2 free network cards of network sriov" in wording.refusal(why)
+    unknown = with_facts(hot(), Facts(cards=cards, cards_free={"h1": {"sriov": 0}}))
+    assert where(plan(unknown, policy)) == {"a": "h2"}
+
+
+def test_a_card_is_not_given_away_twice_in_a_plan() -> None:
+    drained = host("h1", 0.2, 0.2, state=HostState.DRAINING)
+    snapshot = group(drained, host("h2", 0.1, 0.1), *(domain(name, "h1", 0.5) for name in "abc"))
+    cards = {f"uuid-of-{name}": {"sriov": 1} for name in "abc"}
+    known = with_facts(snapshot, Facts(cards=cards, cards_free={"h2": {"sriov": 2}}))
+    moves = plan(known, POLICY).moves
+    assert len(moves) == 2
+    assert not refuse(Facts(cards=cards, cards_free={"h2": {"sriov": 2}}), moves, Facts())
+    assert refuse(Facts(cards=cards, cards_free={"h2": {"sriov": 1}}), moves, Facts())  # one was given away since
+    coming = replace(domain("d", "h3", 0.1), migrating_to="h2", cards={"sriov": 1})
+    busy = replace(
+        known, hosts=(*known.hosts, host("h3", 0.1, 0.1, cards_free={"sriov": 0})), domains=(*known.domains, coming)
+    )
+    at_once = replace(POLICY, limits=Limits(per_destination=3))
+    assert [move.destination for move in plan(busy, at_once).moves] == ["h2"]
+
+
+def test_nodes_that_a_domain_turns_out_to_be_bound_to_let_the_group_be_planned_again() -> None:
+    moves = plan(hot(), POLICY).moves
+    bound = Facts(nodes={"uuid-of-a": (1,)})
+    assert refuse(bound, moves, Facts())
+    assert not refuse(bound, moves, bound)
+    assert refuse(Facts(cells={"uuid-of-a": (MemoryCell(share=1.0, nodes=(1,)),)}), moves, Facts())
+    assert not refuse(Facts(nodes={"uuid-of-b": (1,)}), moves, Facts())
+
+
+def test_room_that_was_taken_since_is_too_little_for_both_copies() -> None:
+    disk = DiskCopy(device="vda", path="/srv/a", format="raw", capacity_bytes=2 * GIB, stored_bytes=GIB)
+    domains = (replace(domain(name, "h1", 0.5), copies=(disk,)) for name in "ab")
+    drained = host("h1", 0.2, 0.2, state=HostState.DRAINING)
+    moves = plan(group(drained, host("h2", 0.1, 0.1), *domains), POLICY).moves
+    copied = {move.uuid: move.copies for move in moves}
+    assert len(copied) == 2
+    assert not refuse(Facts(copies=copied, room={"h2": {"/srv": 4 * GIB}}), moves, Facts())
+    assert refuse(Facts(copies=copied, room={"h2": {"/srv": 3 * GIB}}), moves, Facts())
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.strategy)

@@ -32,10 +32,6 @@ from virtpoise_balancer.plan.problems import find
 POLICY = Policy(cpu=Trigger(threshold=0.8, consecutive=2), memory=SpaceTrigger(threshold=0.9, consecutive=2))
 
 
-def pair(kind: str, *names: str) -> Policy:
-    return replace(POLICY, repair_rules=True, rules=(Rule(name="pair", kind=kind, domains=names),))
-
-
 def test_evening_out_stops_where_a_move_gains_too_little() -> None:
     snapshot = group(host("h1", 0.7, 0.7), host("h2", 0.1, 0.1), *(domain(f"vm{i}", "h1", 0.1) for i in range(20)))
     one_move = 0.1 / 8  # what a move takes off the standard deviation of two hosts
@@ -81,9 +77,17 @@ def test_a_host_on_its_way_up_is_relieved_of_what_is_still_to_come() -> None:
     assert goal(3) == pytest.approx(0.75 - 3 * 0.02)
 
 
-def test_a_domain_between_two_hosts_breaks_no_rule() -> None:
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule(name="pair", kind="apart", domains=("a", "b")),
+        Rule(name="licence", kind="only_on", domains=("a",), hosts=("h2",)),
+    ],
+    ids=["about-domains", "about-hosts"],
+)
+def test_a_domain_between_two_hosts_breaks_no_rule(rule: Rule) -> None:
     hosts = host("h1", 0.2, 0.2), host("h2", 0.2, 0.2), host("h3", 0.2, 0.2)
-    policy = pair("apart", "a", "b")
+    policy = replace(POLICY, repair_rules=True, rules=(rule,))
     made = plan(group(*hosts, domain("a", "h1"), domain("b", "h1")), policy)
     assert len(made.moves) == 1
     made = plan(group(*hosts, domain("a", "h1", migrating_to="h2"), domain("b", "h1")), policy)

@@ -22,12 +22,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from builders import SAMPLE_TIMES, domain, group, host
 from virtpoise_balancer.analyse.habits import Readings
+from virtpoise_balancer.analyse.membership import Machine, same_machines
 from virtpoise_balancer.command.main import main
 from virtpoise_balancer.config import Config, read_config
 from virtpoise_balancer.control.orders import By
 from virtpoise_balancer.errors import MonitorError
 from virtpoise_balancer.execute import executor, migrate
 from virtpoise_balancer.execute.executor import InFlight, Recheck
+from virtpoise_balancer.execute.facts import HostFacts
+from virtpoise_balancer.execute.incompatible import HostRecord
 from virtpoise_balancer.model import Entries, Move, SampleTimes, Snapshot, UnknownKind
 from virtpoise_balancer.monitor.observe import HostWindow, MeasuredLoads, Observation
 from virtpoise_balancer.service import wiring
@@ -39,6 +42,12 @@ ALICE = By("alice", "command")
 
 def overloaded(first: str, second: str, name: str) -> Snapshot:
     return group(host(first, 0.9, 0.9, 0.9), host(second, 0.1, 0.1, 0.1), domain(name, first, 1.0))
+
+
+def free() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
 
 
 @dataclass
@@ -54,8 +63,10 @@ class OneGroup:
     migrator: object = None
     limits: object = None
     moves: list[Move] = field(default_factory=list)
+    held: threading.Event = field(default_factory=free)
 
     def observe(self, now: float) -> Observation:
+        self.held.wait()
         if self.failure:
             raise MonitorError(self.failure)
         return Observation(snapshot=replace(self.seen, time=now), age_seconds=1.0)
@@ -67,7 +78,9 @@ class OneGroup:
         return self.observe(now)
 
     def members(self, now: float) -> frozenset[str]:
-        return frozenset(one.name for one in self.observe(now).snapshot.hosts)
+        if self.failure:
+            raise MonitorError(self.failure)
+        return frozenset(one.name for one in self.seen.hosts)
 
     def loads(self, windows: Collection[HostWindow]) -> MeasuredLoads:
         return MeasuredLoads({})
@@ -142,6 +155,11 @@ class Served:
         (found,) = (one for one in self.daemon._groups if one.name == name)
         return found.published.state.sentence
 
+    def why_unknown(self, group: str, name: str) -> str:
+        seen = next(one for one in self.daemon._groups if one.name == group).published.state.observation
+        found = seen.snapshot.host(name) if seen else None
+        return found.unknown.text if found and found.unknown else ""
+
     def cycle(self, name: str) -> None:
         """Wait for a whole cycle of the group from now on."""
         (found,) = (one for one in self.daemon._groups if one.name == name)
@@ -175,6 +193,66 @@ def test_each_group_is_planned_and_carried_out_by_itself(groups: dict[str, OneGr
         served.until(lambda: all(one.moves for one in groups.values()))
         assert {(move.domain, move.destination) for move in groups["blue"].moves} == {("bv", "b2")}
         assert {(move.domain, move.destination) for move in groups["red"].moves} == {("rv", "r2")}
+
+    served.while_it_runs(act)
+
+
+def machine(uuid: str, *domains: str) -> Machine:
+    return Machine(uuid=uuid, domains=frozenset(domains))
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "same"),
+    [
+        (machine("m", "a", "b"), machine("m", "b"), True),
+        (machine("m"), machine("m", "b"), True),
+        (machine("m", "a"), machine("m", "b"), False),
+        (machine("m", "a"), machine("n", "a"), False),
+    ],
+    ids=["same", "looked-at-before", "two-boards-with-one-uuid", "another"],
+)
+def test_one_machine_under_two_names_is_left_alone_in_both_groups(here: Machine, there: Machine, same: bool) -> None:
+    """Its name in the other group is given; two boards with one uuid are two machines."""
+    machines = {"blue": {"kvm1": here, "kvm2": machine("x")}, "red": {"kvm1.lan": there}}
+    why = "it is kvm1.lan of group red under another name: both have the uuid m"
+    assert same_machines(machines, "blue") == ({"kvm1": why} if same else {})
+    assert bool(same_machines(machines, "red")) is same
+
+
+def test_what_libvirt_says_of_hosts_shows_one_that_is_in_two_groups(groups: dict[str, OneGroup], path: Path) -> None:
+    served = Served(path)
+
+    def act() -> None:
+        blue, red = served.daemon._groups
+        both = HostFacts(libvirt_version=9, hypervisor_version=7, cpu=None, devices=None, uuid="m")
+        for one, name in ((blue, "b1"), (red, "r2")):
+            one._inventory._records = {name: HostRecord(at=0.0, facts=both)}
+        served.until(lambda: "r2 of group red" in served.why_unknown("blue", "b1"))
+        served.until(lambda: "b1 of group blue" in served.why_unknown("red", "r2"))
+
+    served.while_it_runs(act)
+
+
+def test_a_look_that_hangs_holds_no_other_group_up(groups: dict[str, OneGroup], path: Path) -> None:
+    """Nor do those of all but one group: their looks end in whatever order."""
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "interval_seconds": 86400}))  # the test alone has it take a turn
+    served = Served(path)
+
+    def act() -> None:
+        served.daemon._turn()  # it leads from then on
+        blue, red = (one.published for one in served.daemon._groups)
+        ended = blue.cycle_ended, red.cycle_ended
+        groups["blue"].held.clear()
+        with ThreadPoolExecutor(1) as pool:
+            try:
+                turn = pool.submit(served.daemon._turn)
+                served.until(lambda: red.cycle_ended != ended[1])
+                assert blue.cycle_ended == ended[0]
+            finally:
+                groups["blue"].held.set()
+            turn.result()
+        assert blue.cycle_ended != ended[0]
 
     served.while_it_runs(act)
 

@@ -2,6 +2,7 @@
 comes back waits.
 """
 
+import os
 import signal
 import threading
 import time
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from virtpoise_lab.apart import Switch
 from virtpoise_lab.contenders import ACTS, ACTS_NO_LONGER, WAITS, Contender, no_hosts
 from virtpoise_lab.postgresql import Server
 
 pytestmark = pytest.mark.early
 
 INTERVAL_SECONDS = 5.0
+SCRAPE_TIMEOUT_SECONDS = 10.0  # Prometheus' default
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -92,6 +95,39 @@ def test_a_balancer_follows_the_order_to_stop_while_its_database_is_frozen(tmp_p
             assert time.monotonic() - began < 30
         finally:
             postgresql.thaw()
+        assert "Traceback" not in first.log + second.log
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes networks")
+def test_a_balancer_that_is_cut_off_from_the_database_is_replaced_by_one_on_another_machine(tmp_path: Path) -> None:
+    with ExitStack() as opened:
+        switch = Switch(3)
+        opened.callback(switch.close)
+        here, there, server = switch.machines
+        with server.inside():
+            postgresql = Server(server.address)
+        opened.callback(postgresql.close)
+        state = {"url": postgresql.new_database(), "password_file": str(postgresql.password_file)}
+        urls = [opened.enter_context(no_hosts(on)) for on in (here, there)]
+        first = Contender(tmp_path / "first", urls[0], state, INTERVAL_SECONDS, here)
+        opened.callback(first.end)
+        first.wait_until_it_leads()
+        second = Contender(tmp_path / "second", urls[1], state, INTERVAL_SECONDS, there)
+        opened.callback(second.end)
+        second.wait_for_log(WAITS)
+
+        switch.cut(here, server)
+        seconds = second.wait_until_it_leads()
+        assert seconds < 3 * INTERVAL_SECONDS
+        first.wait_for_log(ACTS_NO_LONGER)
+        began = time.monotonic()
+        assert not first.leads()
+        assert time.monotonic() - began < SCRAPE_TIMEOUT_SECONDS
+
+        switch.mend(here, server)
+        first.wait_for_log(WAITS)
+        assert second.leads()
+        assert not first.leads()
         assert "Traceback" not in first.log + second.log
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.monitor.history import Part, PastDomain, PastGroup, PastHost, _carry, _nothing
 from virtpoise_balancer.simulate import recording
 from virtpoise_balancer.simulate.backtest import Backtest, at_step, backtest
+from virtpoise_balancer.simulate.loop import Course
 from virtpoise_balancer.simulate.recording import RecordingFile, anonymous
 from virtpoise_balancer.simulate.report import html
 
@@ -72,6 +74,21 @@ def test_what_waited_is_bracketed() -> None:
     assert upper.overload_host_minutes == 60
     assert found.hidden_core_hours == pytest.approx(0.08 * 8)
     assert played(inventory(60), part(0.38, 60)).hidden_core_hours is None
+
+
+def test_every_course_is_closed_where_the_history_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Iterator[Part]:
+        yield part(0.3, 2)
+        raise BadInput("Prometheus is gone")
+
+    closed: list[Course] = []
+    monkeypatch.setattr(Course, "close", lambda course: closed.append(course))
+    with pytest.raises(BadInput):
+        backtest(inventory(60), broken(), {"with": Config()}, now=0.0)
+    monkeypatch.undo()
+    assert len(closed) == 2
+    for course in closed:
+        course.close()
 
 
 def test_gaps_are_told_and_nothing_is_counted_in_them() -> None:

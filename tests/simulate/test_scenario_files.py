@@ -40,7 +40,11 @@ def test_a_good_file_is_played(tmp_path: Path) -> None:
     ("replaced", "by", "lines"),
     [
         ("name: small", "nam: small", ["nam: unknown key", "name: missing"]),
-        ("duration_minutes: 5", "duration_minutes: -1", ["duration_minutes: expected greater than 0, got -1"]),
+        (
+            "duration_minutes: 5",
+            "duration_minutes: -1",
+            ["duration_minutes: expected greater than or equal to 0.001, got -1"],
+        ),
         (
             "cpus: 4, memory_gib: 8",
             "cpus: none",

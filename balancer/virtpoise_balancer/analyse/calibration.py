@@ -6,9 +6,9 @@ picked for being overloaded tends to fall on its own. Each role, and moves from 
 calibrated apart. With n past errors the k-th smallest scaled one, k = ceil((n + 1) p), bounds the next with a
 probability of at least p, whatever their distribution. Each end takes p = (1 + coverage) / 2.
 
-Single errors that are far from all others tell nothing of the next one: where something else changed while the load was
-measured, say. Of few errors one is left out, of more as many as the promised share can do without. And no end reaches
-further than a bound, or a host that is idle would take nothing.
+Single errors that are far from all others say nothing about the next one: perhaps something else changed while the load
+was measured. Of few errors one is left out; of more, as many as the promised share allows. No end reaches further than
+a bound, or an idle host would take nothing.
 
 The median of the errors is the bias: machines differ in what the formulas leave out. It moves the prediction but not
 the interval, whose ends have learned it already.

@@ -88,7 +88,7 @@ class Convergence:
 
 
 def _judged(progress: Progress) -> _Progress | None:
-    """None where libvirt leaves out a figure that is needed."""
+    """What of a progress is judged; None where libvirt leaves out a figure that is needed."""
     number, copied, remaining = progress.passes, progress.processed_bytes, progress.remaining_bytes
     if number is None or copied is None or remaining is None:
         return None

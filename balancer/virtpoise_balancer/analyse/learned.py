@@ -50,7 +50,9 @@ def with_learned(snapshot: Snapshot, learned: Learned) -> Snapshot:
 def attempts_after_orders(
     attempts: Iterable[FailedAttempts], snapshot: Snapshot, orders: DrainOrders
 ) -> tuple[FailedAttempts, ...]:
-    """Without the failures before an order to drain the domain's host: whoever gave it has mended what was wrong."""
+    """The failed attempts, without those from before an order to drain the domain's host: whoever gave it has mended
+    what was wrong.
+    """
     host_of = {domain.uuid: domain.host for domain in snapshot.domains}
     return tuple(
         one

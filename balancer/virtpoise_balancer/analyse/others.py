@@ -5,6 +5,7 @@ The hosts of such a change rest until their figures show it, by the law for our 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -21,6 +22,9 @@ LONGEST_GAP_SECONDS = 3600.0
 # Starts and stops on a host count for this long after the first of a series. A series ends with a pause as long. A host
 # whose guests come and go all the time would else never be judged, nor one whose guest's owner wants it so.
 _SERIES_SECONDS = 300.0
+# How many changes of one host are remembered. Further ones change no decision, and a host whose exporter reports other
+# domains each time could fill the store with them.
+MOST_OF_A_HOST = 500
 
 
 class ChangeKind(StrEnum):
@@ -84,7 +88,8 @@ class Sightings:
 class Comparison:
     """The outcome of comparing two looks.
 
-    ``sightings``: to be remembered. ``changes``: what others did since the look before.
+    ``sightings``: to be remembered. ``changes``: what others did since the look before; of one host not more than
+    counts.
     """
 
     sightings: Sightings
@@ -92,12 +97,17 @@ class Comparison:
 
 
 def compare(
-    before: Sightings | None, seen: Snapshot, ours: Iterable[Commitment], now: float, doubtful: Collection[str] = ()
+    before: Sightings | None,
+    seen: Snapshot,
+    ours: Iterable[Commitment],
+    now: float,
+    doubtful: Collection[str] = (),
+    lately: Iterable[OthersChange] = (),
 ) -> Comparison:
     """What others changed since the look before.
 
-    ``ours``: the journal's moves. ``doubtful``: uuids of domains that are twice or unaccounted for; nothing follows
-    from where these are seen.
+    ``ours``: the journal's moves. ``lately``: the changes that are remembered. ``doubtful``: uuids of domains that are
+    twice or unaccounted for; nothing follows from where these are seen.
     """
     known = frozenset(host.name for host in seen.hosts if host.known)
     active = {
@@ -138,8 +148,19 @@ def compare(
             changes.append(_change(ChangeKind.STARTED, uuid, found.name, None, found.host, before.at, now))
     return Comparison(
         sightings=Sightings(at=now, hosts=known, domains=domains),
-        changes=tuple(sorted(changes, key=lambda one: (one.kind, one.domain, one.uuid))),
+        changes=_bounded(sorted(changes, key=lambda one: (one.kind, one.domain, one.uuid)), lately),
     )
+
+
+def _bounded(changes: Iterable[OthersChange], lately: Iterable[OthersChange]) -> tuple[OthersChange, ...]:
+    """The changes without those of hosts that have had as many as count."""
+    told = Counter(host for one in lately for host in one.hosts)
+    found = []
+    for one in changes:
+        if max(told[host] for host in one.hosts) < MOST_OF_A_HOST:
+            told.update(one.hosts)
+            found.append(one)
+    return tuple(found)
 
 
 def _change(

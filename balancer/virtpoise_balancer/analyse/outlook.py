@@ -3,7 +3,7 @@
 A domain's demand is its *level* and an *excursion*, which is forgotten. Excursions are chance: a sum of processes that
 forget within a minute to four hours (Ornstein-Uhlenbeck), whose variances follow from how far running means of
 different lengths are usually apart. The level is the longest of these means that no shorter one contradicts: where a
-mean is more than four usual deviations off the next longer one, the longer one tells of something that is over
+mean is more than four usual deviations off the next longer one, the longer one reflects something that is over
 (Lepski, "On a problem of adaptive estimation in Gaussian white noise", 1990; here with the deviations that were
 measured). So a step of load counts as lasting as soon as it is seen, and what wanders as usual does not. Of a domain
 without a history the present counts as lasting.
@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +27,7 @@ from virtpoise_balancer.analyse.habits import (
     UNUSUAL,
     known_scales,
 )
+from virtpoise_balancer.analyse.normal import below, density
 from virtpoise_balancer.model import Habits
 
 # How far ahead the effect of a move counts, in seconds.
@@ -39,7 +39,7 @@ _EDGES = np.array([0.0, 30, 60, 120, 240, 480, 960, 1920, HORIZON_SECONDS])
 TIMES, _LENGTHS = (_EDGES[1:] + _EDGES[:-1]) / 2, np.diff(_EDGES)
 # Within how long the parts of an excursion are forgotten, in seconds: the first is hardly more than a reading.
 _LIVES = np.array([15.0, *SCALES])
-# The variance of what tells nothing, in cores squared.
+# The variance of a mean that is no evidence, in cores squared.
 _NOTHING = 1e9
 # What is left of each part after each time (times x lives). What changes more slowly than the horizon lasts.
 _KEPT = np.where(_LIVES < HORIZON_SECONDS, np.exp(-TIMES[:, np.newaxis] / _LIVES), 1.0)
@@ -83,7 +83,9 @@ class Outlook:
 
 
 def outlook(cores: Floats, uuids: Sequence[str], hosts: NDArray[np.intp], known: Habits) -> Outlook:
-    """Of domains of some hosts. ``cores``: what each wants now; ``hosts``: the number of its host, from 0 (domains)."""
+    """The outlook of the domains of some hosts. ``cores``: what each wants now; ``hosts``: the number of its host, from
+    0 (domains).
+    """
     habits = [known.of_domains.get(uuid) for uuid in uuids]
     age = np.array([0.0 if one is None else one.age_seconds for one in habits])
     since = np.array(
@@ -103,8 +105,8 @@ def outlook(cores: Floats, uuids: Sequence[str], hosts: NDArray[np.intp], known:
     shared = np.array(known.together_ratio)
     usually = np.sqrt(_on_hosts(hosts, np.square(usual) * alike) * shared)
     unusual |= alike & (np.abs(_on_hosts(hosts, off * alike)) > UNUSUAL * usually)[hosts]
-    # What is over by a mean tells nothing, nor do those over longer times; nor does what reaches back before an
-    # excursion, or is as old as the next shorter one.
+    # No evidence are: a mean that reflects something that is over, and all longer ones; one that reaches back before an
+    # excursion; and one that is as old as the next shorter one.
     over = np.logical_or.accumulate(unusual, axis=1) | (since[:, np.newaxis] < SCALES)
     backs = np.minimum(SCALES, age[:, np.newaxis] / 2)
     over |= np.diff(backs, axis=1, prepend=0.0) <= 0
@@ -123,7 +125,7 @@ def outlook(cores: Floats, uuids: Sequence[str], hosts: NDArray[np.intp], known:
 def peaks(uuids: Sequence[str], known: Habits) -> tuple[Floats, Floats]:
     """The share of its time that each domain is in a peak, and how high that is, in cores of speed 1 (domains).
 
-    By its own past, and by that of all as if it had been watched for a day more.
+    From its own past, and from that of all domains, which counts as one more day of its own.
     """
     habits = [known.of_domains.get(uuid) for uuid in uuids]
     own = np.array([(one.age_seconds, one.peak_seconds, one.peak_cores) if one else (0.0, 0.0, 0.0) for one in habits])
@@ -140,7 +142,7 @@ def _on_hosts(hosts: NDArray[np.intp], amounts: Floats) -> Floats:
 
 
 def _with_ends(lasting: Outlook, since: Floats, before: Floats, ended_ratio: Floats) -> Outlook:
-    """With the chance that an excursion ends, and its domain wants what it did before.
+    """The outlook with the chance that an excursion ends, and its domain wants what it did before.
 
     ``since``: for how long it has lasted, NaN where there is none; ``before``: in cores (domains).
     """
@@ -171,7 +173,7 @@ def _predicted(seen: Floats, backs: Floats, over: Mask, parts: Floats) -> Outloo
     spatial data", 1993, 3.2).
 
     ``seen``: the present and the means, ``backs``: over how long they go back, 0 for the present (domains x 1 +
-    scales). ``over``: which means tell nothing (domains x scales). ``parts``: domains x lives.
+    scales). ``over``: which means are no evidence (domains x scales). ``parts``: domains x lives.
     """
     lagged = _LIVES / (_LIVES + backs[..., np.newaxis])  # domains x seen x lives
     one, other = backs[:, :, np.newaxis], backs[:, np.newaxis, :]
@@ -223,9 +225,8 @@ def overload_chances(mean: Floats, variance: Floats, threshold: float) -> tuple[
     """
     deviation = np.sqrt(np.maximum(variance, 1e-12))
     away = (mean - threshold) / deviation
-    chance = _above(away)
-    density = np.exp(-np.square(np.clip(away, -30.0, 30.0)) / 2) / sqrt(2 * np.pi)
-    return chance, np.maximum((mean - threshold) * chance + deviation * density, 0.0)
+    chance = below(away)
+    return chance, np.maximum((mean - threshold) * chance + deviation * density(away), 0.0)
 
 
 def minutes(ratios: Floats, begin_seconds: float) -> float:
@@ -238,18 +239,3 @@ def minutes(ratios: Floats, begin_seconds: float) -> float:
     until = begin_seconds + max(HORIZON_SECONDS, _LONGER * begin_seconds)
     later = until - max(begin_seconds, HORIZON_SECONDS)
     return float(ratios @ counted + ratios[-1] * later) / 60
-
-
-def _above(deviations: Floats) -> Floats:
-    """The chance that a normal variable exceeds minus this many of its deviations.
-
-    Abramowitz and Stegun, "Handbook of mathematical functions", 26.2.17: off by less than 1e-7.
-    """
-    size = np.minimum(np.abs(deviations), 30.0)
-    near = 1 / (1 + 0.2316419 * size)
-    terms = near * (
-        0.319381530 + near * (-0.356563782 + near * (1.781477937 + near * (-1.821255978 + near * 1.330274429)))
-    )
-    tail = np.exp(-(size**2) / 2) / sqrt(2 * np.pi) * terms
-    chance: Floats = np.where(deviations >= 0, 1 - tail, tail)
-    return chance

@@ -299,8 +299,8 @@ def judge_libvirt(name: str, uri: str, answer: HostFacts | str) -> Finding:
 
 
 def judge_encryption(encryption: str) -> Iterator[Finding]:
-    """Says, where memory must be encrypted in flight, that it is not known whether it can be: libvirt reports nothing
-    of it.
+    """A finding, where memory must be encrypted in flight, that it is not known whether it can be: libvirt reports
+    nothing of it.
     """
     if encryption == "required":
         yield Finding(

@@ -76,7 +76,7 @@ def judge_exporter(host: Host, health: PrometheusHealth, exporters: ExporterHeal
 
 
 def judge_uplinks(host: Host) -> Iterator[Finding]:
-    """Says of a known host that its use of its uplinks is unknown, so that they limit nothing."""
+    """A finding about a known host whose use of its uplinks is unknown, so that they limit nothing."""
     if not host.known or (host.samples(Resource.RX) and host.samples(Resource.TX)):
         return
     if host.uplink_bytes_per_second is None:

@@ -108,7 +108,9 @@ def _why_json(past: PastPlan) -> dict[str, Any]:
 
 
 def make_again(store: Store, plan_id: int) -> ReplayedPlan:
-    """NotKnown when there is no such plan, Refused when what it was made from is not kept any more."""
+    """The stored plan, made again. NotKnown when there is no such plan, Refused when what it was made from is not kept
+    any more.
+    """
     from virtpoise_balancer import __version__
     from virtpoise_balancer.control.replay import replay
 

@@ -173,14 +173,14 @@ def show_status(found: dict[str, Any]) -> None:
         console.print(Text(f"the brake is on since {when(brake['at'])}: {brake['why']} (virtpoise release)"))
     if blackout := found["blackout"]:
         console.print(Text(f"no migration begins {blackout['text']}"))
-    table = make_table("host", "state", "load", f"of {found['consecutive']}", "memory", "uplink", "back-off", "domains")
+    table = make_table("host", "state", "load", "samples", "memory", "uplink", "back-off", "domains")
     for host in found["hosts"]:
         table.add_row(
             *cells(
                 host["name"],
                 host["state"],
-                _load_bar(host["cpu_ratio"], found["threshold"]),
-                host["consecutive"],
+                _load_bar(host["cpu_ratio"], host["threshold"]),
+                f"{host['consecutive']} of {host['needed']}",
                 percent(host["memory_ratio"], 1),
                 wording.use(wording.busiest_direction(host["rx_ratio"], host["tx_ratio"]), 1),
                 f"{host['penalty_seconds']:.0f} s" if host["penalty_seconds"] else "-",

@@ -22,6 +22,8 @@ from virtpoise_balancer.visible import visible
 _MOST_VALUES = 1_000_000
 # What PyYAML quotes of the file, such as the name of an alias: a secret may begin with its asterisk.
 _OF_FILE = re.compile("'[^<'][^']+'")
+# Python refuses to write down a whole number of more than 4,300 digits, in a message as well.
+_WHOLE, _LONGEST_NUMBER = "tag:yaml.org,2002:int", 1000
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
@@ -32,7 +34,9 @@ class _Endless(Exception):
 
 
 def check_secrets(config: Config) -> None:
-    """BadInput when a file with a secret that the configuration names cannot be used, by whoever calls this."""
+    """Check that this user can use all files with secrets that the configuration names. BadInput names one that is
+    wrong.
+    """
     config.prometheus.access().check()
     if config.web.token_file is not None:
         read_tokens(config.web.token_file)
@@ -160,6 +164,7 @@ def _mistakes(node: yaml.Node | None, path: str, seen: set[int]) -> Iterator[str
     if node is None or id(node) in seen:  # an alias, which may lead to itself
         return
     seen.add(id(node))
+    _check_number(node)
     if isinstance(node, yaml.ScalarNode) and _NO_TEXT.search(node.value):
         yield f"{path.removesuffix('.')}: expected text without a zero byte or half of a surrogate pair"
     if isinstance(node, yaml.SequenceNode):
@@ -169,6 +174,7 @@ def _mistakes(node: yaml.Node | None, path: str, seen: set[int]) -> Iterator[str
         lines: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
+            _check_number(key)
             if isinstance(key, yaml.ScalarNode):
                 if key.value in lines:
                     yield f"{path}{key.value}: expected each key once, got it again at line {line} (first at {lines[key.value]})"
@@ -176,3 +182,9 @@ def _mistakes(node: yaml.Node | None, path: str, seen: set[int]) -> Iterator[str
                 yield from _mistakes(value, f"{path}{key.value}.", seen)
             else:
                 yield from _mistakes(value, path, seen)
+
+
+def _check_number(node: yaml.Node) -> None:
+    """ValueError for a whole number that is too long."""
+    if isinstance(node, yaml.ScalarNode) and node.tag == _WHOLE and len(node.value) > _LONGEST_NUMBER:
+        raise ValueError(f"a number of more than {_LONGEST_NUMBER} characters")

@@ -55,6 +55,7 @@ class Migration(Section):
     xbzrle_cache_mib: Annotated[int, Field(ge=1, le=1 << 20)] = 64
     zstd_level: Annotated[int, Field(ge=1, le=20)] = 1
     auto_converge: bool = True
+    post_copy: bool = False
     throttle_initial_ratio: _Throttled = 0.2
     throttle_increment_ratio: _Throttled = 0.1
     copy_storage: bool = False

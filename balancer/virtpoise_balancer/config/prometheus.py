@@ -1,4 +1,4 @@
-"""The section prometheus."""
+"""The section prometheus: where the figures come from, and how the balancer connects to it."""
 
 from __future__ import annotations
 

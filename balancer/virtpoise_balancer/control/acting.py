@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from virtpoise_balancer.analyse.brake import Brake, in_force, judge
 from virtpoise_balancer.blackout import Blackout, blackout_at
-from virtpoise_balancer.knowledge.records import Memory
+from virtpoise_balancer.knowledge.records import Memory, Overrides
 from virtpoise_balancer.model import Mode, Policy
 
 
@@ -29,6 +29,13 @@ class Standing:
     @property
     def acts(self) -> bool:
         return self.held is None
+
+
+def mode_in_force(overrides: Overrides, configured: Mode, *, brake: Brake | None, only_recommends: str | None) -> Mode:
+    """The mode in force: a person's order overrides the configuration. What lets the balancer only recommend, and the
+    ``brake`` that is on, override both.
+    """
+    return "recommend" if brake or only_recommends else overrides.mode_over(configured)
 
 
 def standing(

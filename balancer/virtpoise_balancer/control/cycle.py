@@ -10,6 +10,7 @@ from typing import Protocol
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.commitments import remembered_since
 from virtpoise_balancer.analyse.drains import DrainOrder, of_group
+from virtpoise_balancer.analyse.facts import refuse
 from virtpoise_balancer.analyse.habits import HabitBook, Readings
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured, window
 from virtpoise_balancer.analyse.others import LONGEST_GAP_SECONDS, OthersChange, counting, disturbed
@@ -124,7 +125,8 @@ class Cycle:
 
     ``accounts``: what is not accounted for. ``silence``: which hosts do not answer now. ``mode``: as configured.
     ``only_recommends``: why no move may be made automatically, or None. ``shared``: the hosts that another group has as
-    well, and why nothing is done with them. ``possible``: what libvirt would refuse.
+    well, and why nothing is done with them. ``possible``: what libvirt would refuse. ``post_copy``: domains that did
+    not converge may be migrated by post-copy.
     """
 
     observer: GroupObserver
@@ -135,16 +137,17 @@ class Cycle:
     clock: Clock
     mode: Mode
     only_recommends: str | None = None
+    post_copy: bool = False
     silence: Callable[[], Silence] = Silence
     shared: Callable[[], Mapping[str, str]] = dict
     possible: Possible = field(default_factory=NothingKnown)
     accounts: Accounts = field(default_factory=NoAccounts)
     habits: HabitBook = field(default_factory=HabitBook)
 
-    def run(self, now: float) -> Report:
-        """One turn at ``now`` (Unix seconds)."""
+    def run(self, now: float, look: Callable[[], Observation] | None = None) -> Report:
+        """One turn at ``now`` (Unix seconds). ``look``: has what was seen then, or raises why nothing was."""
         try:
-            seen = self.observer.observe(now)
+            seen = look() if look else self.observer.observe(now)
         except MonitorError as error:
             return self.failed(f"nothing is done: {error}", now)
         untold = usual.take_in(self.habits, self.observer, seen.snapshot, self.policy)
@@ -189,10 +192,10 @@ class Cycle:
         return situation, decision
 
     def _asked(self, situation: Situation, moves: Sequence[Move]) -> Facts | None:
-        """The facts once both hosts of each move were asked, if they forbid one of the moves."""
+        """The facts once both hosts of each move were asked, if the moves may not be made as they are."""
         self.possible.ask(moves, skip=situation.silence.silent, acts=situation.acts)
         facts = self.possible.facts()
-        return facts if any(facts.forbid(move.uuid, move.destination, move.copies) for move in moves) else None
+        return facts if refuse(facts, moves, situation.memory.facts) else None
 
     def apply(self, wanted: Set[Choice], now: float) -> Plan:
         """Make these moves of the plan, as it is on a fresh look, and return them.
@@ -263,7 +266,7 @@ class Cycle:
     ) -> Situation:
         return Situation(
             now=now,
-            seen=seen,
+            seen=replace(seen, post_copy=self.post_copy),
             memory=memory,
             policy=self.policy,
             windows=windows,

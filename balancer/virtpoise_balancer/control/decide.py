@@ -191,7 +191,7 @@ def _compared(situation: Situation) -> Situation:
     doubtful = situation.twice | {one.uuid for one in situation.unsettled}
     ours = (*memory.commitments, *memory.track_record.migrations)
     seen_at = situation.now - situation.times.delay_seconds
-    found = compare(memory.sightings, situation.seen, ours, seen_at, doubtful)
+    found = compare(memory.sightings, situation.seen, ours, seen_at, doubtful, memory.others)
     same = memory.sightings is not None and replace(found.sightings, at=memory.sightings.at) == memory.sightings
     return replace(
         situation,

@@ -15,7 +15,7 @@ import structlog
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.lanes import Lanes, Work
 from virtpoise_balancer.execute.questions import confirmed, descriptions, presence
-from virtpoise_balancer.execute.reconcile import SETTLED, Answer, Silent
+from virtpoise_balancer.execute.verdict import SETTLED, Answer, Silent
 from virtpoise_balancer.model import Unsettled, UnsettledKind
 from virtpoise_balancer.threads import THREADS, Threads
 
@@ -170,8 +170,8 @@ def _doubted(seen: Collection[tuple[tuple[str, ...], Mapping[str, Answer]]]) -> 
 def _unsettled(
     uuid: str, one: SeenTwice, answers: Mapping[str, Answer] | None, words: str, doubted: AbstractSet[str]
 ) -> Unsettled:
-    """What keeps the domain's hosts from being acted on; of those that are ``doubted``, these alone if the others say
-    that they run it.
+    """What keeps the domain's hosts from being acted on; only the ``doubted`` ones, if the others report that they run
+    it.
     """
     places = " and ".join(one.hosts)
     kind, text = UnsettledKind.UNKNOWN, f"{one.domain} is seen running on {places}, and not all of them have been asked"

@@ -12,7 +12,7 @@ from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.lanes import Lanes, Work
 from virtpoise_balancer.execute.questions import confirmed, presence
-from virtpoise_balancer.execute.reconcile import SETTLED, Answer, Silent
+from virtpoise_balancer.execute.verdict import SETTLED, Answer, Silent
 from virtpoise_balancer.threads import Event, Threads
 
 # How many hosts are asked side by side, for all domains together, and how long their answers are waited for.

@@ -17,8 +17,8 @@ import structlog
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import Refused
 from virtpoise_balancer.execute.migrate import Migrator, WriteRate
-from virtpoise_balancer.execute.reconcile import StillOpen
 from virtpoise_balancer.execute.reconciler import Reconciler, Requested
+from virtpoise_balancer.execute.verdict import StillOpen
 from virtpoise_balancer.model import Cause, Entries, JournalEntry, Limits, MigrationOutcome, Move, Progress, Result
 from virtpoise_balancer.plan.stream import Item, Stage, counts_on, hopeless, ready, withdrawable
 from virtpoise_balancer.threads import THREADS, Lock, Thread, Threads
@@ -274,7 +274,7 @@ class LibvirtExecutor:
             except Exception as error:
                 return self._skip(migration_id, move, _against_it(error))
             why = self._against(move, lambda: self._rechecks[self._items[migration_id].plan](move))
-        measured = WriteRate() if why else self.migrator.measure(move, self._beside(move))
+        measured = WriteRate() if why or move.post_copy else self.migrator.measure(move, self._beside(move))
         if measured.why:
             return self._skip(migration_id, move, measured.why, Cause.SLOW, measured.dirty_bytes_per_second)
         cause = None if why else Cause.OBSTACLE

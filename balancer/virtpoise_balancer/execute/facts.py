@@ -22,6 +22,7 @@ class Presence(StrEnum):
     DESTROYED = "destroyed"  # its process was ended over libvirt
     PAUSED = "paused"  # active, but its CPUs do not run
     MIGRATING = "between hosts"  # paused by a migration, on either of its hosts
+    TORN = "torn by post-copy"  # a migration broke after the switch: a part of its memory is on the other host
     RUNNING = "running"
 
 
@@ -77,8 +78,8 @@ class Bound:
 class Pool:
     """An active storage pool. ``target``: the folder in which its volumes are.
 
-    ``source``: what tells its storage from that of other pools of its type, None where that cannot be known (a folder
-    may be shared). ``free_bytes``: None where it was not asked.
+    ``source``: what distinguishes its storage from that of other pools of its type, None where that cannot be known (a
+    folder may be shared). ``free_bytes``: None where it was not asked.
     """
 
     type: str = "dir"
@@ -121,6 +122,14 @@ class CopyableDisk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A NUMA node of a guest. ``nodes``: those of the host that its memory must come from; none: any."""
+
+    memory_bytes: int
+    nodes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
     """What a running domain needs on any host it is moved to.
 
@@ -129,8 +138,9 @@ class Needs:
     what disks over a network (rbd, iscsi) are opened with, by uuid or usage; ``unlocked``: disks it writes to that are
     no image files, so that QEMU does not lock them against other hosts, and that no lease protects, by their devices in
     the guest. ``devices``: of the host's network, bridges not included; ``filters``: libvirt's network filters.
-    ``cpus``, ``nodes``: CPUs and NUMA nodes of the host that it is bound to, by their numbers. ``bound``: what keeps it
-    where it is. ``unread``: its description could not be read, so the rest is not known.
+    ``cpus``, ``nodes``: CPUs and NUMA nodes of the host that it is bound to, by their numbers; ``cells``: only where
+    its memory is bound to nodes cell by cell. ``bound``: what keeps it where it is. ``unread``: its description could
+    not be read, so the rest is not known.
     """
 
     name: str
@@ -142,12 +152,13 @@ class Needs:
     unlocked: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
-    networks: tuple[str, ...] = ()  # libvirt networks
+    networks: tuple[str, ...] = ()  # libvirt networks, once for each of its network cards
     bridges: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     filters: tuple[str, ...] = ()
     cpus: tuple[int, ...] = ()
     nodes: tuple[int, ...] = ()
+    cells: tuple[Cell, ...] = ()
     bound: tuple[Bound, ...] = ()
     unread: bool = False
 
@@ -160,7 +171,8 @@ class HostFacts:
     10^3 + release).
 
     ``uuid``: by which libvirt tells hosts apart; ``networks`` and ``pools`` (by name) are the active ones; ``secrets``
-    by uuid and usage; all None where libvirt does not list them now. ``cpus``: those online; ``nodes``: of NUMA.
+    by uuid and usage; all None where libvirt does not list them now. ``cards_free``: by network that gives each domain
+    a network card of the host to have alone, how many are free. ``cpus``: those online; ``nodes``: of NUMA.
     ``may_abort``: whether libvirt's access control lets the account that asks abort a migration, None where no domain
     runs or it is not found out.
     """
@@ -171,6 +183,7 @@ class HostFacts:
     devices: frozenset[str] | None  # network devices; None where libvirt does not list them
     uuid: str | None = None
     networks: frozenset[str] | None = frozenset()
+    cards_free: Mapping[str, int] = field(default_factory=dict)
     filters: frozenset[str] | None = frozenset()
     pools: Mapping[str, Pool] | None = field(default_factory=dict)
     secrets: frozenset[str] | None = frozenset()

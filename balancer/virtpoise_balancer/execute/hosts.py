@@ -84,12 +84,22 @@ class Hosts(Protocol):
         destination: str,
         bandwidth_mib_per_second: int | None,
         copies: Sequence[DiskCopy] = (),
+        *,
+        post_copy: bool = False,
     ) -> AbstractContextManager[RunningMigration]:
         """Ask for a migration. It goes on when the block is left before it has ended; the domain then arrives paused.
 
-        ``copies``: the disks that are copied into volumes which ``make_room`` has created.
+        ``copies``: the disks that are copied into volumes which ``make_room`` has created. ``post_copy``: it may be
+        switched, and libvirt starts it on the destination.
 
         Otherwise it is started on the destination once libvirt has reported that the source has given it up.
+        """
+        ...
+
+    def switch(self, host: str, uuid: str) -> None:
+        """Let the domain run on the destination of its migration by post-copy, before the rest of its memory is there.
+
+        Nothing can take that back.
         """
         ...
 
@@ -105,7 +115,9 @@ class Hosts(Protocol):
         ...
 
     def abort(self, host: str, uuid: str) -> None:
-        """Abort the domain's migration from this host. Any other job is left alone, which is a LibvirtError."""
+        """Abort the domain's migration from this host. LibvirtError where it has been switched to post-copy, or another
+        job works on the domain: these are left alone.
+        """
         ...
 
     def undefine(self, host: str, uuid: str) -> None:
@@ -139,19 +151,28 @@ class Hosts(Protocol):
         ...
 
     def present(self, host: str, images: Sequence[str]) -> Mapping[str, bool]:
-        """Whether the host has these images (``Needs.images``); what its storage pools do not tell is left out."""
+        """Whether the host has these images (``Needs.images``); those that its pools cannot answer for are left out."""
         ...
 
     def make_room(self, host: str, copies: Sequence[DiskCopy]) -> tuple[str, ...]:
         """Create an empty volume for each disk, and return the volumes' paths; all or none.
 
-        LibvirtError where there is no room, or something is there already: that is never written to.
+        NoRoom where there is none, or something is there already: that is never written to. LibvirtError where it is
+        not known whether they were created.
         """
         ...
 
-    def discard(self, host: str, uuid: str, paths: Sequence[str], changed_before: float | None = None) -> None:
+    def discard(
+        self,
+        host: str,
+        uuid: str,
+        paths: Sequence[str],
+        changed_before: float | None = None,
+        *,
+        only_empty: bool = False,
+    ) -> None:
         """Delete volumes that ``make_room`` has created for the domain. LibvirtError where a domain may use one, or one
-        has changed since ``changed_before`` (Unix seconds).
+        has changed since ``changed_before`` (Unix seconds). ``only_empty``: those in which there is something stay.
         """
         ...
 

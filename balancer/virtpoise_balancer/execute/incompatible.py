@@ -11,7 +11,7 @@ from typing import TypeVar
 from xml.etree import ElementTree as ET
 
 from virtpoise_balancer.execute.facts import Bound, Hardware, HardwareVerdict, HostFacts, Needs, Pool
-from virtpoise_balancer.model import DiskCopy, Facts, Hold, Holder, Need, Requirement
+from virtpoise_balancer.model import DiskCopy, Facts, Hold, Holder, MemoryCell, Need, Requirement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,9 @@ def judge(records: Mapping[str, HostRecord]) -> Facts:
     lackers: dict[Requirement, frozenset[str]] = {}
     copies: dict[str, tuple[DiskCopy, ...]] = {}
     nodes: dict[str, tuple[int, ...]] = {}
+    cells: dict[str, tuple[MemoryCell, ...]] = {}
+    cards: dict[str, dict[str, int]] = {}
+    given = {network for record in records.values() for network in record.facts.cards_free}
     asked = _Asked.of(records)
     requires: dict[str, tuple[Requirement, ...]] = {}
     holds: dict[str, tuple[Hold, ...]] = {}
@@ -86,6 +89,8 @@ def judge(records: Mapping[str, HostRecord]) -> Facts:
             _put(holds, domain.uuid, () if copied else tuple(map(_hold, record.bound(domain))))
             _put(copies, domain.uuid, copied)
             _put(nodes, domain.uuid, domain.nodes)
+            _put(cells, domain.uuid, tuple(_memory_cells(domain)))
+            cards[domain.uuid] = {network: domain.networks.count(network) for network in given & {*domain.networks}}
     needed = {requirement for several in requires.values() for requirement in several}
     lacks_of: dict[str, list[Requirement]] = {}
     for requirement in sorted(needed, key=lambda one: (one.kind, one.name)):
@@ -93,7 +98,23 @@ def judge(records: Mapping[str, HostRecord]) -> Facts:
             lacks_of.setdefault(host, []).append(requirement)
     lacks_in_order = {host: tuple(several) for host, several in lacks_of.items()}
     room = _room({one.folder for several in copies.values() for one in several}, records)
-    return Facts(requires=requires, lacks=lacks_in_order, holds=holds, copies=copies, nodes=nodes, room=room)
+    return Facts(
+        requires=requires,
+        lacks=lacks_in_order,
+        holds=holds,
+        copies=copies,
+        nodes=nodes,
+        cells=cells,
+        room=room,
+        cards={uuid: of_domain for uuid, of_domain in cards.items() if of_domain},
+        cards_free={host: record.facts.cards_free for host, record in records.items() if record.facts.cards_free},
+    )
+
+
+def _memory_cells(domain: Needs) -> Iterator[MemoryCell]:
+    whole = sum(cell.memory_bytes for cell in domain.cells)
+    for cell in domain.cells if whole else ():
+        yield MemoryCell(share=cell.memory_bytes / whole, nodes=cell.nodes)
 
 
 def _room(folders: Collection[str], records: Mapping[str, HostRecord]) -> dict[str, dict[str, int]]:
@@ -185,7 +206,7 @@ def _requirements(
 ) -> Iterator[tuple[Requirement, _Lacks | frozenset[str]]]:
     if domain.hardware is not None:
         yield from _of_hardware(domain.hardware)
-    for network in domain.networks:
+    for network in sorted({*domain.networks}):
         yield Requirement(kind=Need.NETWORK, name=f"network {network}"), partial(_lacks, "networks", network)
     for named in domain.filters:
         yield Requirement(kind=Need.NETWORK, name=f"network filter {named}"), partial(_lacks, "filters", named)

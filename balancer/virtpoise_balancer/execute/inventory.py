@@ -17,6 +17,7 @@ from functools import partial
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
+from virtpoise_balancer.analyse.membership import Machine
 from virtpoise_balancer.clock import SYSTEM, Clock
 from virtpoise_balancer.errors import LibvirtError, VirtpoiseError
 from virtpoise_balancer.execute.facts import Bound, Hardware, HardwareVerdict, HostFacts
@@ -103,6 +104,16 @@ class Inventory:
             if self._facts is None:
                 self._facts = judge(self._records)
             return self._facts
+
+    def machines(self) -> dict[str, Machine]:
+        """Which machine each host is, by what was said at its last look."""
+        with self._lock:
+            records = {host: record.facts for host, record in self._records.items()}
+        return {
+            host: Machine(uuid=facts.uuid, domains=frozenset(domain.uuid for domain in facts.domains))
+            for host, facts in records.items()
+            if facts.uuid
+        }
 
     def keep_up(self, seen: Mapping[str, Collection[str]]) -> None:
         """Read what is not known yet, in threads of its own. ``seen``: by host that answers, the uuids of its

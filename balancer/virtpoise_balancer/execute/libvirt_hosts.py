@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 from annotated_types import Ge
 from pydantic import TypeAdapter, ValidationError
 
-from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.errors import LibvirtError, NoRoom
 from virtpoise_balancer.execute.facts import Bound, Hardware, HardwareVerdict, HostFacts, Presence
 from virtpoise_balancer.execute.hosts import Completed, RunningMigration
 from virtpoise_balancer.execute.transfer import Transfer
@@ -38,6 +38,7 @@ _VERDICTS: TypeAdapter[tuple[HardwareVerdict, ...]] = TypeAdapter(tuple[Hardware
 _YES: TypeAdapter[bool] = TypeAdapter(bool)
 _VERDICT: TypeAdapter[bool | None] = TypeAdapter(bool | None)
 _PATHS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
+_ROOM: TypeAdapter[tuple[str, ...] | str] = TypeAdapter(tuple[str, ...] | str)
 _RATE: TypeAdapter[float | None] = TypeAdapter(Annotated[float, Ge(0)] | None)
 _COUNT: TypeAdapter[int] = TypeAdapter(Annotated[int, Ge(0)])
 _NOTHING: TypeAdapter[None] = TypeAdapter(None)
@@ -106,6 +107,7 @@ class LibvirtHosts:
             dirty_bytes_per_second=None if pages is None else float(pages * (_number(job, "memory_page_size") or 4096)),
             passes=_number(job, "memory_iteration"),
             disk_bytes=_number(job, "disk_total"),
+            switched=job.get("switched") is True,
             throttle_ratio=min(_number(job, "auto_converge_throttle") or 0, 100) / 100,
         )
 
@@ -129,6 +131,8 @@ class LibvirtHosts:
         destination: str,
         bandwidth_mib_per_second: int | None,
         copies: Sequence[DiskCopy] = (),
+        *,
+        post_copy: bool = False,
     ) -> Iterator[RunningMigration]:
         uri = self.uri_of(source)
         address = self.address_of(destination)
@@ -137,11 +141,15 @@ class LibvirtHosts:
         # A worker of its own, since this one is busy until the migration ends.
         with self.workers.lent(uri) as worker:
             copied = [one.device for one in copies]
-            worker.send(uri, "migrate", (*arguments, bandwidth_mib_per_second, asdict(self.transfer), copied))
+            how = asdict(self.transfer)
+            worker.send(uri, "migrate", (*arguments, bandwidth_mib_per_second, how, copied, post_copy))
             yield _Called(worker)
 
     def dirty_rate(self, host: str, uuid: str, least_bytes: int) -> float | None:
         return self._ask(_RATE, host, "dirty_rate", uuid, least_bytes, what="dirty rate")
+
+    def switch(self, host: str, uuid: str) -> None:
+        self._ask(_NOTHING, host, "switch", uuid, what="post-copy")
 
     def set_bandwidth(self, host: str, uuid: str, bandwidth_mib_per_second: int | None) -> None:
         self._ask(_NOTHING, host, "set_bandwidth", uuid, bandwidth_mib_per_second, what="bandwidth")
@@ -173,10 +181,22 @@ class LibvirtHosts:
         return self._ask(_PRESENT, host, "present", tuple(images), seconds=_PROBE_SECONDS)
 
     def make_room(self, host: str, copies: Sequence[DiskCopy]) -> tuple[str, ...]:
-        return self._ask(_PATHS, host, "make_room", [asdict(one) for one in copies], seconds=_PROBE_SECONDS)
+        made = self._ask(_ROOM, host, "make_room", [asdict(one) for one in copies], seconds=_PROBE_SECONDS)
+        if isinstance(made, str):
+            raise NoRoom(f"{host}: {made}")
+        return made
 
-    def discard(self, host: str, uuid: str, paths: Sequence[str], changed_before: float | None = None) -> None:
-        self._ask(_NOTHING, host, "discard", uuid, tuple(paths), changed_before, seconds=_PROBE_SECONDS)
+    def discard(
+        self,
+        host: str,
+        uuid: str,
+        paths: Sequence[str],
+        changed_before: float | None = None,
+        *,
+        only_empty: bool = False,
+    ) -> None:
+        given = uuid, tuple(paths), changed_before, only_empty
+        self._ask(_NOTHING, host, "discard", *given, seconds=_PROBE_SECONDS)
 
     def verdicts(self, host: str, kinds: Sequence[Hardware]) -> tuple[HardwareVerdict, ...]:
         found = self._ask(_VERDICTS, host, "verdicts", [asdict(kind) for kind in kinds], seconds=_PROBE_SECONDS)
@@ -222,6 +242,6 @@ class LibvirtHosts:
 
 
 def _number(job: _Job, key: str) -> int | None:
-    """None also for a number that no migration comes near, and no database keeps."""
+    """The number, or None. None also for one that no migration comes near and no database keeps."""
     value = job.get(key)
     return value if isinstance(value, int) and 0 <= value <= MOST_BYTES else None

@@ -4,20 +4,22 @@ time.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import structlog
 
 from virtpoise_balancer.analyse.convergence import Convergence, Feasibility, feasibility
 from virtpoise_balancer.clock import SYSTEM, Clock
-from virtpoise_balancer.errors import LibvirtError, Refused, StoreError
+from virtpoise_balancer.errors import LibvirtError, NoRoom, Refused, StoreError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.hosts import Hosts, RunningMigration
 from virtpoise_balancer.execute.questions import running_job
-from virtpoise_balancer.execute.reconcile import Silent
 from virtpoise_balancer.execute.reconciler import Requested
+from virtpoise_balancer.execute.verdict import ACTIVE, Silent
 from virtpoise_balancer.model import ASSUMED_BYTES_PER_SECOND, Cause, JournalEntry, Move, Progress
 from virtpoise_balancer.visible import visible
 
@@ -41,6 +43,16 @@ _JOB_LATE_SECONDS = 120.0
 Watch = Callable[[Progress], None]
 # For how many seconds a migration has been under way, and its job; None where the source does not answer or has none.
 _Look = tuple[float, Progress | None]
+
+
+class NoteVolumes(Protocol):
+    """Writes down the volumes that were created for a migration, or are about to be."""
+
+    def __call__(self, volumes: Sequence[str], *, created: bool) -> None: ...
+
+
+def _unnoted(volumes: Sequence[str], *, created: bool) -> None:
+    """Nothing is written down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +107,7 @@ class Migrator:
             return str(error)
         if here is not Presence.RUNNING:
             return f"{move.domain} is {here.value} on {move.source}, no longer running there"
-        if there in (Presence.RUNNING, Presence.PAUSED, Presence.MIGRATING):
+        if there in ACTIVE:
             return f"{move.domain} is already {there.value} on {move.destination}"
         if is_worked_on:
             return f"{move.domain} is being worked on by another job"
@@ -136,26 +148,19 @@ class Migrator:
         watch: Watch,
         stop: threading.Event,
         check: Callable[[], None] = lambda: None,
-        note: Callable[[Sequence[str]], None] = lambda _volumes: None,
+        note: NoteVolumes = _unnoted,
     ) -> Requested:
         """Ask for the migration, and wait until that was answered or given up.
 
         Never raises for what libvirt says or does not say. ``check``: raises when nothing further may be done to it.
-        ``note``: takes the volumes that were created for copies of its disks, and raises StoreError or Refused when
-        they cannot be written down; then nothing is asked for.
+        ``note``: takes the volumes for copies of its disks, before and after they are created, and raises StoreError or
+        Refused when they cannot be written down; then no migration is requested.
         """
         seen = _Seen(watch)
         began = self.clock.monotonic()
-        try:
-            made_room = self.hosts.make_room(move.destination, move.copies) if move.copies else ()
-        except LibvirtError as error:
-            return Requested(why=f"no room for a copy of its disks: {error}", cause=Cause.REFUSED, seconds=0.0)
-        if made_room:
-            try:
-                note(made_room)
-            except (Refused, StoreError) as error:
-                text = f"the volumes for a copy of its disks cannot be written down: {error}"
-                return Requested(why=text, cause=Cause.ERROR, seconds=0.0, made_room=made_room)
+        made_room = self._make_room(move, note) if move.copies else ()
+        if isinstance(made_room, Requested):
+            return made_room
         why, cause, answered, waited = self._run(move, seen, stop, began, check)
         if cause is Cause.ERROR and answered and not seen.copied:
             cause = Cause.REFUSED
@@ -169,6 +174,23 @@ class Migrator:
             made_room=made_room,
         )
 
+    def _make_room(self, move: Move, note: NoteVolumes) -> tuple[str, ...] | Requested:
+        """The volumes that were created for copies of the move's disks, or what the request has come to without."""
+        made_room: tuple[str, ...] = ()
+        try:
+            note([one.path for one in move.copies], created=False)
+            made_room = self.hosts.make_room(move.destination, move.copies)
+            note(made_room, created=True)
+        except LibvirtError as error:
+            if isinstance(error, NoRoom):
+                with contextlib.suppress(Refused, StoreError):  # or it is found out later that there are none
+                    note((), created=True)
+            return Requested(why=f"no room for a copy of its disks: {error}", cause=Cause.REFUSED, seconds=0.0)
+        except (Refused, StoreError) as error:
+            text = f"the volumes for a copy of its disks cannot be written down: {error}"
+            return Requested(why=text, cause=Cause.ERROR, seconds=0.0, made_room=made_room)
+        return made_room
+
     def _run(
         self, move: Move, watch: Watch, stop: threading.Event, began: float, check: Callable[[], None]
     ) -> tuple[str | None, Cause | None, bool, float | None]:
@@ -177,7 +199,9 @@ class Migrator:
         """
         bandwidth = self.bandwidth(self.clock.now())
         try:
-            with self.hosts.migration(move.uuid, move.source, move.destination, bandwidth, move.copies) as migration:
+            with self.hosts.migration(
+                move.uuid, move.source, move.destination, bandwidth, move.copies, post_copy=move.post_copy
+            ) as migration:
                 beyond = self._beyond_bounds(
                     move, self._until_answered(move, migration, began), watch, stop, bandwidth, check
                 )
@@ -241,19 +265,26 @@ class Migrator:
     ) -> tuple[str, Cause] | None:
         """Why the migration is to be aborted, and what that teaches; None when it has ended before, with its ``looks``.
 
+        Once it is switched to post-copy nothing but an order to stop ends the watch: it cannot be aborted.
+
         ``bandwidth``: its limit so far. It follows its windows.
         """
         convergence = Convergence(throttles=self.throttles)
         stop_at: float | None = None
+        switches, switched = move.post_copy, False
         copied = sum(one.stored_bytes for one in move.copies)
         for seconds, progress in looks:
             if progress is not None:
                 watch(progress)
-                if why := convergence.hopeless(progress):
+                switched = switched or progress.switched
+                if not switched and (why := convergence.hopeless(progress)):
                     return why, Cause.SLOW
+                if switches and (progress.passes or 0) > 1 and not stop.is_set():
+                    switches = False
+                    self._switch(move, check)
             copied = max(copied, progress.disk_bytes or 0) if progress else copied
             longest = self.timeout_seconds + _seconds_to_copy(copied, bandwidth)
-            if seconds >= longest:
+            if seconds >= longest and not switched:
                 return f"longer than {longest:g} s", Cause.SLOW
             now = self.clock.monotonic()
             if stop_at is None and stop.is_set():
@@ -303,8 +334,24 @@ class Migrator:
                 return bandwidth  # the next look tries again
         return wanted
 
+    def _switch(self, move: Move, check: Callable[[], None]) -> None:
+        """Switch the migration to post-copy. One that is not switched has the bounds of any other."""
+        try:
+            check()
+            self.hosts.switch(move.source, move.uuid)
+        except (LibvirtError, Refused, StoreError) as error:
+            log.warning("a migration could not be switched to post-copy", domain=move.domain, why=str(error))
+        else:
+            log.warning(
+                "a migration is switched to post-copy: until the rest of the memory has arrived, the domain is lost "
+                "with either host, with either QEMU and with the network between them",
+                domain=move.domain,
+                source=move.source,
+                destination=move.destination,
+            )
+
     def _abort(self, move: Move, check: Callable[[], None]) -> str | None:
-        """Why it was not aborted, or None: it has ended by itself, as the wait that follows shows, or may not be."""
+        """Why it could not be aborted, or None where libvirt was asked to; the wait that follows shows its end."""
         try:
             check()
             self.hosts.abort(move.source, move.uuid)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from virtpoise_balancer.errors import LibvirtError
 from virtpoise_balancer.execute.hosts import Hosts
-from virtpoise_balancer.execute.reconcile import SETTLED, Answer, Silent
+from virtpoise_balancer.execute.verdict import SETTLED, Answer, Silent
 from virtpoise_balancer.model import Progress
 
 

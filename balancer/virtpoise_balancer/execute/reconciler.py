@@ -21,7 +21,8 @@ from virtpoise_balancer.errors import LibvirtError, Refused, StoreError
 from virtpoise_balancer.execute.elsewhere import Elsewhere
 from virtpoise_balancer.execute.hosts import Completed, Hosts
 from virtpoise_balancer.execute.questions import confirmed, presence, running_job
-from virtpoise_balancer.execute.reconcile import (
+from virtpoise_balancer.execute.stale import StaleCopies
+from virtpoise_balancer.execute.verdict import (
     LATE_SECONDS,
     SETTLED,
     Answer,
@@ -31,7 +32,6 @@ from virtpoise_balancer.execute.reconcile import (
     is_away,
     reconcile,
 )
-from virtpoise_balancer.execute.stale import StaleCopies
 from virtpoise_balancer.execute.volumes import CreatedVolumes, VolumeJournal
 from virtpoise_balancer.model import (
     Cause,

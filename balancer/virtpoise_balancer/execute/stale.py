@@ -11,7 +11,7 @@ from virtpoise_balancer.errors import LibvirtError, Refused, StoreError
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.questions import descriptions, presence
-from virtpoise_balancer.execute.reconcile import SETTLED, StillOpen, stale_copy
+from virtpoise_balancer.execute.verdict import SETTLED, StillOpen, stale_copy
 from virtpoise_balancer.model import JournalEntry, UnsettledKind
 
 log = structlog.get_logger()

@@ -1,4 +1,6 @@
-"""The volumes that are created for copies of disks: journalled, and deleted where the migration has failed."""
+"""The volumes that are created for copies of disks: journalled before and after, and deleted where the migration has
+failed.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,10 @@ _CLOCK_SECONDS = 60.0
 class VolumeJournal(Protocol):
     """Where it is written down which volumes there are (knowledge keeps it). Any of it may fail."""
 
-    def note_volumes(self, migration_id: int, volumes: Sequence[str]) -> None:
-        """The volumes that were created for a migration and are still to be deleted if it fails; none: nothing is."""
+    def note_volumes(self, migration_id: int, volumes: Sequence[str], *, created: bool = True) -> None:
+        """The volumes that were created for a migration, or are about to be, and are still to be deleted if it fails;
+        none: nothing is.
+        """
         ...
 
     def check_volumes(self, migration_id: int) -> None:
@@ -54,7 +58,8 @@ class CreatedVolumes:
     def discard_left(self, entry: JournalEntry, *, runs_elsewhere: bool) -> None:
         """Delete the volumes that an entry has left, if its domain runs, and not on their host.
 
-        One that has changed since the end of the migration is another one by now, and stays.
+        One that has changed since the end of the migration is another one by now, and stays. So does what is not empty
+        where it is not known that it was created: nothing is copied before that is written down.
         """
         self._tried[entry.id] = self.clock.monotonic()
         if runs_elsewhere and entry.ended is not None:
@@ -69,7 +74,9 @@ class CreatedVolumes:
         where = {"domain": move.domain, "host": move.destination, "volumes": list(volumes)}
         try:
             self.journal.check_volumes(entry.id)
-            self.hosts().discard(move.destination, move.uuid, volumes, changed_before)
+            self.hosts().discard(
+                move.destination, move.uuid, volumes, changed_before, only_empty=not entry.volumes_created
+            )
         except (LibvirtError, Refused, StoreError) as error:
             log.warning("what a failed migration has copied is left", why=str(error), **where)
             return

@@ -1,4 +1,4 @@
-"""Orders to drain a host. Only people write them, so a cycle can neither lose nor change one."""
+"""The stored orders to drain a host. Only people write them, so a cycle can neither lose nor change one."""
 
 from __future__ import annotations
 

@@ -126,9 +126,10 @@ def check_newest(connection: Connection, migration_id: int) -> None:
         raise Refused(f"the next migration of {found.domain} has begun")
 
 
-def note_volumes(connection: Connection, migration_id: int, volumes: Sequence[str]) -> None:
-    """Write which volumes were created for a migration and are to be deleted if it fails."""
-    written = json.dumps([*volumes]) if volumes else None
+def note_volumes(connection: Connection, migration_id: int, volumes: Sequence[str], *, created: bool) -> None:
+    """Write which volumes were created for a migration, or are about to be, and are to be deleted if it fails."""
+    paths = [*volumes]
+    written = json.dumps(paths if created else {"intended": paths}) if volumes else None
     connection.execute(_CHANGE, {"migration_id": migration_id, "volumes": written})
 
 
@@ -142,15 +143,20 @@ def check_volumes(connection: Connection, migration_id: int) -> None:
         raise Refused(f"the next migration of {found.domain} to {found.destination} has no end")
 
 
-def _volumes(row: Row[Any], since: float) -> tuple[str, ...]:
-    """What is to be deleted, once the failure of the migration is not contradicted any more."""
+def _volumes(row: Row[Any], since: float) -> tuple[tuple[str, ...], bool]:
+    """What is to be deleted, once the failure of the migration is not contradicted any more, and whether it is known to
+    be created.
+    """
     if row.volumes is None or row.result != Result.FAILED.value or row.lost or row.ended is None or row.ended > since:
-        return ()
+        return (), True
     try:
         found = json.loads(row.volumes)
     except ValueError:
-        return ()
-    return tuple(found) if isinstance(found, list) and all(isinstance(one, str) for one in found) else ()
+        return (), True
+    created = not isinstance(found, dict)
+    paths = found if created else found.get("intended")
+    known = isinstance(paths, list) and all(isinstance(one, str) for one in paths)
+    return tuple(paths) if known else (), created
 
 
 def end(connection: Connection, migration_id: int, outcome: MigrationOutcome, now: float) -> Written:
@@ -232,9 +238,11 @@ def watched(connection: Connection, now: float, group: str | None, broken: list[
             lost=bool(row.lost),
             left_from=left_from,
             ended=row.ended,
-            volumes=_volumes(row, since),
+            volumes=volumes,
+            volumes_created=created,
         )
         for row in rows
+        for volumes, created in [_volumes(row, since)]
         if (left_from := next_sources(row.uuid, row.id)) is None or row.result is None or row.lost or row.volumes
     )
 

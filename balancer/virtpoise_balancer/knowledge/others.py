@@ -19,6 +19,8 @@ from virtpoise_balancer.knowledge.schema import looks, others
 _REMEMBERED_SECONDS = 7200.0
 # A group whose guests come and go has no use for more.
 _MOST_REMEMBERED = 2000
+# In the store, of all groups: what a hundred such hosts come to in four hours.
+_MOST_KEPT = 100_000
 _LOOKED = Query(select(looks).where(of_group(looks.c.group_name)).limit(1), "look")
 _NEWEST_FIRST = (
     select(others).where(of_group(others.c.group_name)).order_by(others.c.id.desc()).limit(bindparam("most"))
@@ -78,8 +80,9 @@ def history(connection: Connection, limit: int, group: str | None, broken: list[
 
 
 def forget(connection: Connection, before: float) -> None:
-    """Delete changes from before this time."""
-    connection.execute(delete(others).where(others.c.at < before))
+    """Delete changes from before this time, and all but the newest 100,000."""
+    oldest_kept = select(others.c.id).order_by(others.c.id.desc()).offset(_MOST_KEPT).limit(1).scalar_subquery()
+    connection.execute(delete(others).where((others.c.at < before) | (others.c.id <= oldest_kept)))
 
 
 def _as_change(row: Row[Any]) -> OthersChange:

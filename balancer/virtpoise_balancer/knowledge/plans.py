@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Integer, Row, bindparam, cast, delete, func, insert, or_, select, update
 
 from virtpoise_balancer import __version__
 from virtpoise_balancer.errors import BadInput
@@ -14,6 +14,10 @@ from virtpoise_balancer.knowledge.records import EndedPlan, Inputs, NewestPlan, 
 from virtpoise_balancer.knowledge.rows import Query, fields_of
 from virtpoise_balancer.knowledge.schema import migrations, plans
 from virtpoise_balancer.model import Cause, Plan, Result
+
+_DAY_SECONDS = 86_400.0
+# For how many days at least the bytes suffice, by what a plan is made from.
+_DAYS = 8
 
 _SHORT = (
     plans.c.id,
@@ -118,12 +122,12 @@ def settle(connection: Connection, plan_ids: tuple[int, ...]) -> None:
 
 
 def listed(connection: Connection, limit: int, group: str | None, broken: list[str]) -> tuple[PlanRecord, ...]:
-    """The newest first."""
+    """The stored plans in short, the newest first."""
     return tuple(_short(row) for row in _LISTED.rows(connection, broken, most=limit, group=group))
 
 
 def one(connection: Connection, plan_id: int) -> tuple[PlanRecord, Plan] | None:
-    """None when there is no such plan, BadInput when it cannot be read."""
+    """A stored plan; None when there is none. BadInput when it cannot be read."""
     broken: list[str] = []
     row = _ONE.row(connection, broken, plan_id=plan_id)
     for problem in broken:
@@ -132,7 +136,7 @@ def one(connection: Connection, plan_id: int) -> tuple[PlanRecord, Plan] | None:
 
 
 def inputs(connection: Connection, plan_id: int) -> Inputs | None:
-    """None when they are not kept, BadInput when they cannot be read."""
+    """What a plan was made from; None when that is not kept. BadInput when it cannot be read."""
     packed = connection.execute(_INPUTS, {"plan_id": plan_id}).scalar()
     return None if packed is None else unpack_inputs(packed, _named(plan_id))
 
@@ -150,15 +154,25 @@ def document(connection: Connection, plan_id: int, broken: list[str]) -> Plan | 
 def forget(connection: Connection, before: float, keep_bytes: int) -> None:
     """Drop plans made before ``before``, and the oldest of the others until ``keep_bytes`` suffice.
 
-    A plan that was acted on loses only its inputs to ``keep_bytes``, since its migrations belong to the history.
+    A plan that was acted on loses only its inputs to ``keep_bytes``, since its migrations belong to the history. Those
+    of one day lose their inputs, the oldest first, beyond a share of ``keep_bytes``: so one day cannot take it all.
     """
     connection.execute(delete(plans).where(plans.c.made < before, plans.c.settled))
-    running = select(plans.c.id, func.sum(plans.c.bytes).over(order_by=plans.c.id.desc()).label("total")).subquery()
+    newest_first = plans.c.id.desc()
+    day = cast(plans.c.made / _DAY_SECONDS, Integer)
+    running = select(
+        plans.c.id,
+        plans.c.bytes,
+        func.sum(plans.c.bytes).over(order_by=newest_first).label("total"),
+        func.sum(plans.c.bytes).over(partition_by=day, order_by=newest_first).label("of_day"),
+    ).subquery()
     beyond = select(running.c.id).where(running.c.total > keep_bytes)
     connection.execute(delete(plans).where(plans.c.id.in_(beyond), plans.c.acted.is_(False)))
+    of_a_day = running.c.of_day - running.c.bytes >= keep_bytes // _DAYS
+    too_many = select(running.c.id).where(or_(running.c.total > keep_bytes, of_a_day))
     connection.execute(
         update(plans)
-        .where(plans.c.id.in_(beyond), plans.c.inputs.is_not(None))
+        .where(plans.c.id.in_(too_many), plans.c.inputs.is_not(None))
         .values(inputs=None, bytes=func.length(plans.c.document))
     )
 

@@ -259,10 +259,10 @@ class Store:
         with self.database.reading() as connection:
             journal.check_newest(connection, migration_id)
 
-    def note_volumes(self, migration_id: int, volumes: Sequence[str]) -> None:
-        """The volumes that were created for a migration and are to be deleted if it fails; none: nothing is."""
+    def note_volumes(self, migration_id: int, volumes: Sequence[str], *, created: bool = True) -> None:
+        """What was created for a migration, or soon is, and is to be deleted if it fails; none: nothing is."""
         with self._leading() as connection:
-            journal.note_volumes(connection, migration_id, volumes)
+            journal.note_volumes(connection, migration_id, volumes, created=created)
 
     def check_volumes(self, migration_id: int) -> None:
         """Refused when a later migration may create the same volumes, Deposed unless this balancer acts."""
@@ -360,7 +360,7 @@ class Store:
             return plans.listed(connection, limit, self._shown, broken)
 
     def plan(self, plan_id: int) -> PastPlan:
-        """NotKnown when there is no such plan, BadInput when it cannot be read."""
+        """A stored plan with its migrations. NotKnown when there is none, BadInput when it cannot be read."""
         with self._reading() as (connection, broken):
             found = plans.one(connection, plan_id)
             if found is None:

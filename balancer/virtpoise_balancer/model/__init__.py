@@ -6,7 +6,7 @@ border (``formats``, ``config``), so that a range is written once.
 """
 
 from virtpoise_balancer.model.entry import Entries, JournalEntry, Unsettled, UnsettledKind, Written
-from virtpoise_balancer.model.facts import DiskCopy, Facts, Hold, Holder, Need, Requirement, not_copied
+from virtpoise_balancer.model.facts import DiskCopy, Facts, Hold, Holder, MemoryCell, Need, Requirement, not_copied
 from virtpoise_balancer.model.habits import SCALES_SECONDS, Habit, Habits
 from virtpoise_balancer.model.migration import (
     WHY_LENGTH,
@@ -74,8 +74,10 @@ from virtpoise_balancer.model.snapshot import (
 )
 from virtpoise_balancer.model.units import (
     ASSUMED_BYTES_PER_SECOND,
+    LEAST_CPU_SPEED,
     MOST_BYTES,
     MOST_COUNTED,
+    MOST_CPU_SPEED,
     MOST_CPUS,
     RATIO_TOLERANCE,
     STRICT,
@@ -83,16 +85,20 @@ from virtpoise_balancer.model.units import (
     Bytes,
     Count,
     Name,
+    Quantity,
     Ratio,
     Resource,
+    Speed,
     Threshold,
 )
 
 __all__ = [
     "ASSUMED_BYTES_PER_SECOND",
+    "LEAST_CPU_SPEED",
     "MOST_BYTES",
     "MOST_COUNTED",
     "MOST_CPUS",
+    "MOST_CPU_SPEED",
     "NO_FIGURES",
     "RATIO_TOLERANCE",
     "SCALES_SECONDS",
@@ -129,6 +135,7 @@ __all__ = [
     "JournalEntry",
     "Limits",
     "LinkSpeed",
+    "MemoryCell",
     "MigrationBackoff",
     "MigrationCost",
     "MigrationOutcome",
@@ -147,6 +154,7 @@ __all__ = [
     "PredictionVerdict",
     "Problem",
     "Progress",
+    "Quantity",
     "Ratio",
     "Reason",
     "Refusal",
@@ -161,6 +169,7 @@ __all__ = [
     "Scores",
     "Snapshot",
     "SpaceTrigger",
+    "Speed",
     "Threshold",
     "Trend",
     "Trigger",

@@ -20,7 +20,8 @@ class JournalEntry:
     ``began``: in Unix seconds, None before it begins. ``result``: None while its end is not known. ``lost``: the domain
     ran nowhere when it ended, and has not been accounted for since. ``left_from``: the source of the domain's next
     migration that began, if any. ``ended``: in Unix seconds, as far as it is known. ``volumes``: what was created for
-    copies of its disks on the destination and is to be deleted, now that the migration has failed for good.
+    copies of its disks on the destination and is to be deleted, now that the migration has failed for good; not
+    ``volumes_created``: only about to be created when it was written down.
     """
 
     id: int
@@ -31,6 +32,7 @@ class JournalEntry:
     left_from: str | None = None
     ended: float | None = None
     volumes: tuple[str, ...] = ()
+    volumes_created: bool = True
 
     @property
     def is_open(self) -> bool:

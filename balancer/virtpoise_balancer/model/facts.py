@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from virtpoise_balancer.model.units import STRICT, Bytes, Name
+from annotated_types import Ge
+
+from virtpoise_balancer.model.units import STRICT, Bytes, Name, Ratio
 
 
 class Need(StrEnum):
@@ -73,13 +75,26 @@ def not_copied(needed: Collection[DiskCopy], copies: Collection[DiskCopy]) -> bo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryCell:
+    """A part of a domain's memory that is bound for itself. ``share``: of all its memory; ``nodes``: the host's NUMA
+    nodes that it must come from; none: any.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    share: Ratio
+    nodes: tuple[Annotated[int, Ge(0)], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What stands against migrations in a group. What nothing is known of stands against none.
 
     ``requires``: by uuid, of what a domain needs only that which some host lacks. ``lacks``: by host, what it lacks of
     all that is needed. ``holds``: by uuid. ``copies``: by uuid, the disks without a copy of which libvirt would migrate
     the domain nowhere. ``nodes``: by uuid, the NUMA nodes that a domain's memory must come from, if not from any.
-    ``room``: by host and folder, the bytes that are free for copies of disks.
+    ``cells``: by uuid, the parts of its memory that are bound each for itself. ``room``: by host and folder, the bytes
+    that are free for copies of disks. ``cards``: by uuid and libvirt network, the network cards of a host that a domain
+    has to itself; ``cards_free``: by host and network, how many are free.
     """
 
     requires: Mapping[str, tuple[Requirement, ...]] = field(default_factory=dict)
@@ -87,12 +102,16 @@ class Facts:
     holds: Mapping[str, tuple[Hold, ...]] = field(default_factory=dict)
     copies: Mapping[str, tuple[DiskCopy, ...]] = field(default_factory=dict)
     nodes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    cells: Mapping[str, tuple[MemoryCell, ...]] = field(default_factory=dict)
     room: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    cards: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    cards_free: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def lacking_what_may_come(self) -> tuple[str, ...]:
-        """The hosts that lack something which they may have again by itself: a network or storage, no hardware."""
+        """The hosts that lack something which they may have again by itself: a network, a free card or storage."""
         kinds = (Need.NETWORK, Need.STORAGE)
-        return tuple(host for host, lacks in self.lacks.items() if any(one.kind in kinds for one in lacks))
+        lacking = {host for host, lacks in self.lacks.items() if any(one.kind in kinds for one in lacks)}
+        return tuple(sorted(lacking | {host for host, free in self.cards_free.items() if not all(free.values())}))
 
     def forbid(self, uuid: str, destination: str, copies: Collection[DiskCopy] = ()) -> bool:
         """Whether libvirt would refuse to migrate the domain to the host, with these disks copied."""

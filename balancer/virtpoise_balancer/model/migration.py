@@ -53,9 +53,10 @@ class MigrationOutcome:
 class Progress:
     """A migration under way, as libvirt's job statistics give it.
 
-    What libvirt leaves out is None. ``passes``: how often the memory has been gone through, the present time included.
+    What libvirt leaves out is None. ``passes``: how often the memory has been gone through, the current pass included.
     ``throttle_ratio``: the share of its CPU time that the guest is kept from, so that it writes less. ``disk_bytes``:
-    what of all are disks.
+    what of all are disks. ``switched``: the guest runs on the destination already, and fetches the rest of its memory
+    (post-copy).
     """
 
     elapsed_seconds: float
@@ -66,6 +67,7 @@ class Progress:
     passes: int | None = None
     throttle_ratio: float = 0.0
     disk_bytes: int | None = None
+    switched: bool = False
 
     @property
     def copied_ratio(self) -> float | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Literal
 
 from virtpoise_balancer.model.facts import DiskCopy
+from virtpoise_balancer.model.snapshot import Domain
 from virtpoise_balancer.model.units import Resource
 
 
@@ -82,6 +84,13 @@ class Refusal:
     host: str | None = None
     reason: Reason
     detail: Detail = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, domain: Domain, reason: Reason, detail: Detail = MappingProxyType({}), host: str | None = None
+    ) -> Refusal:
+        """The refusal of a domain where it is, or on another ``host``."""
+        return cls(domain=domain.name, uuid=domain.uuid, host=host or domain.host, reason=reason, detail=dict(detail))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +185,9 @@ class Move:
     this move. ``domain_score``: that of the domain, comparable to ``Plan.scores.domains``. Plans of earlier versions
     have none of them.
 
+    ``copies``: the disks that are copied along. ``post_copy``: the domain runs on the destination before all of its
+    memory is there, after one pass over it.
+
     ``saved_minutes``: what all moves that relieve the source are expected to save, and
     ``cost_minutes``: what they cost, both in minutes of one host; None where that was not weighed.
     """
@@ -200,6 +212,7 @@ class Move:
     saved_minutes: float | None = None
     cost_minutes: float | None = None
     copies: tuple[DiskCopy, ...] = ()
+    post_copy: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

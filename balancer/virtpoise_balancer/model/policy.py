@@ -193,7 +193,7 @@ class HostLimits:
     free_memory_bytes: Annotated[int, Ge(0), Le(MOST_BYTES)] = 0
 
     def threshold(self, resource: Resource) -> float | None:
-        """Of a resource; both directions of an uplink share one. None: the common one counts."""
+        """The threshold of a resource; both directions of an uplink share one. None: the common one counts."""
         if resource is Resource.CPU:
             return self.cpu
         return self.memory if resource is Resource.MEMORY else self.network
@@ -262,7 +262,7 @@ class Trend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrakeBounds:
-    """When moves are only recommended any more, until a person releases the brake.
+    """When the brake is pulled: moves are then only recommended, until a person releases it.
 
     ``failed_domains`` and ``failed_ratio``: this many domains, and this share of those migrated, whose newest migration
     failed. ``opposed_moves``: how many of each other's moves the balancer and others undid. ``predictions`` and

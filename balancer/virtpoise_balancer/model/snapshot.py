@@ -8,11 +8,22 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
-from virtpoise_balancer.model.facts import DiskCopy, Hold, Requirement
+from virtpoise_balancer.model.facts import DiskCopy, Hold, MemoryCell, Requirement
 from virtpoise_balancer.model.habits import Habits
-from virtpoise_balancer.model.units import STRICT, Amount, Bytes, Count, Name, Ratio, Resource
+from virtpoise_balancer.model.units import (
+    LEAST_CPU_SPEED,
+    MOST_CPU_SPEED,
+    STRICT,
+    Bytes,
+    Count,
+    Name,
+    Quantity,
+    Ratio,
+    Resource,
+    Speed,
+)
 
 
 class HostState(StrEnum):
@@ -64,7 +75,7 @@ class HugePages:
     """Memory in static huge pages of one size. ``node``: the NUMA node of a host's, None where that is not known."""
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
-    page_bytes: Annotated[int, Gt(0)]
+    page_bytes: Annotated[Bytes, Gt(0)]
     memory_bytes: Bytes
     node: Annotated[int, Ge(0)] | None = None
 
@@ -75,7 +86,8 @@ class Host:
     where known.
 
     ``memory_bytes`` is its ordinary memory, without its pools of static huge pages; ``hugepages_free`` is what is free
-    in them. ``memory_reserved_bytes`` is kept for the host itself: it counts as in use on top of what is.
+    in them, None where that is not known. ``memory_reserved_bytes`` is kept for the host itself: it counts as in use on
+    top of what is.
 
     ``labels``: those of its target in Prometheus, such as its rack.
 
@@ -89,6 +101,8 @@ class Host:
     alone). ``penalty_until``: until then the host makes no attempt. ``unknown``: why nothing is known of it; only in
     state unknown. ``lacks``: what it is known to lack of all that the group's domains need. ``copy_room``: what is free
     for copies of disks, in bytes by the folder of a storage pool; where that is not known, none is listed.
+    ``cards_free``: by each libvirt network that gives a domain a network card of the host to have alone, how many are
+    free.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -96,22 +110,23 @@ class Host:
     state: HostState = HostState.ACTIVE
     unknown: Unknown | None = None
     cpus: Count
-    cpu_speed: Annotated[float, Gt(0)] = 1.0
+    cpu_speed: Annotated[float, Ge(LEAST_CPU_SPEED), Le(MOST_CPU_SPEED)] = 1.0
     cpu_ratio: tuple[Ratio, ...] = ()
-    memory_bytes: Annotated[int, Gt(0)]
+    memory_bytes: Annotated[Bytes, Gt(0)]
     memory_used_bytes: Bytes = 0
     memory_reserved_bytes: Bytes = 0
-    hugepages_free: tuple[HugePages, ...] = ()
-    rx_ratio: Amount | None = None
-    tx_ratio: Amount | None = None
+    hugepages_free: tuple[HugePages, ...] | None = ()
+    rx_ratio: Quantity | None = None
+    tx_ratio: Quantity | None = None
     memory_ratio_window: tuple[Ratio, ...] = ()
-    rx_ratio_window: tuple[Amount, ...] = ()
-    tx_ratio_window: tuple[Amount, ...] = ()
-    uplink_bytes_per_second: Annotated[float, Gt(0)] | None = None
+    rx_ratio_window: tuple[Quantity, ...] = ()
+    tx_ratio_window: tuple[Quantity, ...] = ()
+    uplink_bytes_per_second: Speed | None = None
     counted_from: float | None = None
     penalty_until: float | None = None
     lacks: tuple[Requirement, ...] = ()
     copy_room: Mapping[str, Bytes] = field(default_factory=dict)
+    cards_free: Mapping[str, Annotated[int, Ge(0)]] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -196,12 +211,14 @@ class Domain:
     ``memory_bytes`` is assigned to it now (0: not known, as no domain has none), ``memory_maximum_bytes`` is what its
     balloon can grow to, and ``memory_resident_bytes`` what its process holds of ``ordinary_bytes``. ``hugepages``: its
     memory that lies in static huge pages. ``memory_nodes``: the NUMA nodes that its memory must come from; none: any.
+    ``memory_cells``: where NUMA nodes of the guest are bound each for itself, which of the host's each is bound to.
 
     ``migrating_to``: the destination of a migration under way; ``recent_moves``: how often it was moved in the time
     that is remembered.
 
     ``requires``: what it needs of a host, as far as some host lacks it; ``holds``: why libvirt would migrate it nowhere
-    now; ``copies``: the disks that a migration would have to copy. Of what nothing is known nothing is listed.
+    now; ``copies``: the disks that a migration would have to copy; ``cards``: by libvirt network, how many network
+    cards of a host it has to itself. Of what nothing is known nothing is listed.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -210,20 +227,21 @@ class Domain:
     host: Name
     state: DomainState = DomainState.RUNNING
     vcpus: Count = 1
-    cpu_cores: Amount = 0.0
-    cpu_delay_cores: Amount | None = 0.0
-    cpu_cores_unsaturated: Amount | None = None
-    cpu_delay_cores_unsaturated: Amount | None = None
+    cpu_cores: Quantity = 0.0
+    cpu_delay_cores: Quantity | None = 0.0
+    cpu_cores_unsaturated: Quantity | None = None
+    cpu_delay_cores_unsaturated: Quantity | None = None
     memory_bytes: Bytes = 0
     memory_maximum_bytes: Bytes | None = None
     memory_resident_bytes: Bytes | None = None
     hugepages: tuple[HugePages, ...] = ()
     memory_nodes: tuple[Annotated[int, Ge(0)], ...] = ()
-    rx_bytes_per_second: Amount | None = 0.0
-    tx_bytes_per_second: Amount | None = 0.0
-    dirty_bytes_per_second: Amount | None = None
-    rx_ratio: Amount | None = 0.0
-    tx_ratio: Amount | None = 0.0
+    memory_cells: tuple[MemoryCell, ...] = ()
+    rx_bytes_per_second: Quantity | None = 0.0
+    tx_bytes_per_second: Quantity | None = 0.0
+    dirty_bytes_per_second: Quantity | None = None
+    rx_ratio: Quantity | None = 0.0
+    tx_ratio: Quantity | None = 0.0
     last_moved: float | None = None
     recent_moves: Annotated[int, Ge(0)] = 0
     migrating_to: Name | None = None
@@ -231,6 +249,7 @@ class Domain:
     requires: tuple[Requirement, ...] = ()
     holds: tuple[Hold, ...] = ()
     copies: tuple[DiskCopy, ...] = ()
+    cards: Mapping[str, Count] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -291,8 +310,8 @@ class LinkSpeed:
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     source: Name
     destination: Name
-    bytes_per_second: Annotated[float, Gt(0)]
-    downtime_seconds: Annotated[float, Ge(0)] | None = None
+    bytes_per_second: Speed
+    downtime_seconds: Quantity | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,7 +334,8 @@ class FailedAttempts:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The group at one moment, with what earlier migrations taught: ``residuals`` of the predictions, the speed of
-    ``links``, and the ``attempts`` that failed. ``habits``: what domains usually use.
+    ``links``, and the ``attempts`` that failed. ``habits``: what domains usually use. ``post_copy``: domains that did
+    not converge may be migrated by post-copy.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -328,6 +348,7 @@ class Snapshot:
     links: tuple[LinkSpeed, ...] = ()
     attempts: tuple[FailedAttempts, ...] = ()
     habits: Habits | None = None
+    post_copy: bool = False
 
     @property
     def migrating(self) -> tuple[Domain, ...]:

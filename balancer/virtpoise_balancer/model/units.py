@@ -20,7 +20,12 @@ MOST_CPUS = 8192
 MOST_BYTES = 2**50
 Count = Annotated[int, Ge(1), Le(MOST_COUNTED)]
 Amount = Annotated[float, Ge(0)]
-Bytes = Annotated[int, Ge(0)]
+# Far above what there is, and low enough to be reckoned with: a snapshot may come from a stranger.
+Bytes = Annotated[int, Ge(0), Le(2**63 - 1)]
+Quantity = Annotated[float, Ge(0), Le(1e18)]
+Speed = Annotated[float, Ge(1e-6), Le(1e18)]
+# One CPU against the reference: between the slowest and the fastest machines that could share a group lies far less.
+LEAST_CPU_SPEED, MOST_CPU_SPEED = 0.01, 100.0
 Threshold = Annotated[float, Gt(0), Le(1)]
 
 # Stands for the unknown speed of a network card or a migration: 1 Gbit/s.

@@ -6,20 +6,22 @@ stays where it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import Any
 
 from virtpoise_balancer.hosts import of_pattern
 from virtpoise_balancer.model import MOST_BYTES, MOST_COUNTED, Domain, DomainState, Host, HugePages, Placement
 from virtpoise_balancer.monitor.answers import Key
 from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.monitor.targets import host_of
+from virtpoise_balancer.rules import KINDS
 
-# What a domain's metadata may name several of; `ignore` stands alone.
-_PLACEMENT_LISTS = frozenset(one.name for one in fields(Placement)) - {"ignore"}
-_OF_HOSTS = frozenset({"only_on", "never_on", "prefer"})
+# The kinds of rules that a domain's metadata may ask for: with names of groups or hosts, or without any.
+_NAMING = frozenset(one.name for one in fields(Placement) if one.default == ())
+_PLAIN = frozenset(one.name for one in fields(Placement)) - _NAMING
 # A domain's CPU time may seem to pass what there is while it arrives: two samples, taken unevenly. Anything further is
 # no figure.
 _CPU_TOLERANCE = 2.0
@@ -32,7 +34,7 @@ _LONGEST_NAME = 255
 
 
 def nameable(answer: Sequence[Series]) -> list[Series]:
-    """The series of domains that have a name and a uuid. Without the others, the list of their host does not stand."""
+    """The series of domains that have a name and a uuid. Without the others, the list of their host is not complete."""
     return [series for series in answer if all(0 < len(text) <= _LONGEST_NAME for text in _names(series))]
 
 
@@ -103,16 +105,15 @@ def _placements(answer: Sequence[Series]) -> dict[Key, Placement]:
     asked: dict[Key, dict[str, set[str]]] = {}
     for series in answer:
         rule, value = series.labels.get("rule", "").replace("-", "_"), series.labels.get("value", "")
-        if (rule in _PLACEMENT_LISTS and value) or rule == "ignore":
-            value = of_pattern(value) if rule in _OF_HOSTS else value
+        if (rule in _NAMING and value) or rule in _PLAIN:
+            value = of_pattern(value) if KINDS[rule].names_hosts else value
             asked.setdefault((host_of(series), series.labels.get("uuid", "")), {}).setdefault(rule, set()).add(value)
-    return {
-        key: Placement(
-            **{rule: tuple(sorted(values)) for rule, values in rules.items() if rule in _PLACEMENT_LISTS},
-            ignore="ignore" in rules,
-        )
-        for key, rules in asked.items()
-    }
+    return {key: _placement(rules) for key, rules in asked.items()}
+
+
+def _placement(rules: Mapping[str, Collection[str]]) -> Placement:
+    asked: dict[str, Any] = {rule: tuple(sorted(values)) if rule in _NAMING else True for rule, values in rules.items()}
+    return Placement(**asked)
 
 
 @dataclass(frozen=True, slots=True)

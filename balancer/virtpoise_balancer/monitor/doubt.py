@@ -10,7 +10,15 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from virtpoise_balancer.hosts import folded, of_instance
-from virtpoise_balancer.model import MOST_BYTES, MOST_CPUS, NO_FIGURES, Unknown, UnknownKind
+from virtpoise_balancer.model import (
+    LEAST_CPU_SPEED,
+    MOST_BYTES,
+    MOST_CPU_SPEED,
+    MOST_CPUS,
+    NO_FIGURES,
+    Unknown,
+    UnknownKind,
+)
 from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.monitor.targets import MOST_LABELS
 from virtpoise_balancer.visible import shown
@@ -26,8 +34,6 @@ _OF_ONE_TARGET = (*_OF_ANY_KIND, "domain_paused", *sorted(COUNTING))
 MOST_DOMAINS = 10_000
 # The most domains of one host that may seem to run on others as well, since they move between two scrapes.
 MOST_CLAIMED = 10
-# One CPU against the reference: between the slowest and the fastest machines that could share a group lies far less.
-_CPU_SPEEDS = (0.01, 100.0)
 # A terabyte a second. An uplink that does not know its speed reports -1, or that as an unsigned number (65,535 or
 # 4,294,967,295 Mbit/s).
 _MOST_UPLINK_BYTES = 1e12
@@ -110,7 +116,7 @@ def of_lists(lists: Lists, replaced: AbstractSet[str]) -> Unknown | None:
         if counted is not None and counted != listed:
             return Unknown(
                 kind=UnknownKind.DOMAINS,
-                text=f"its list of domains does not stand: {counted:g} {what}, {listed} listed",
+                text=f"its list of domains contradicts libvirt's count: {counted:g} {what}, {listed} listed",
             )
     return None
 
@@ -147,7 +153,7 @@ def _of_claims(claimed: int, others: Counter[str]) -> Unknown:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return Unknown(
         kind=UnknownKind.DOMAINS,
-        text=f"its list of domains does not stand: {claimed} of them run on {', '.join(names[:3])}{more} as well",
+        text=f"its list of domains contradicts those of others: {claimed} of them run on {', '.join(names[:3])}{more} as well",
     )
 
 
@@ -163,7 +169,7 @@ def of_figures(figures: HostFigures) -> Unknown | None:
         if not least <= value <= most:
             return _absurd(what, value)
     speed, uplink = figures.cpu_speed, figures.uplink_bytes_per_second
-    if speed is not None and not _CPU_SPEEDS[0] <= speed <= _CPU_SPEEDS[1]:
+    if speed is not None and not LEAST_CPU_SPEED <= speed <= MOST_CPU_SPEED:
         return _absurd("CPU speed", speed)
     if uplink and (not 1 <= uplink <= _MOST_UPLINK_BYTES or uplink in _SPEEDS_OF_NONE):
         return _absurd("uplink's speed in bytes per second", uplink)

@@ -99,7 +99,7 @@ def prometheus_health(
 
 
 def exporter_health(client: PrometheusClient, matchers: str, targets: AdmittedTargets, now: float) -> ExporterHealth:
-    """MonitorError when Prometheus cannot be asked."""
+    """What Prometheus has of each host's exporter. MonitorError when it cannot be asked."""
 
     def ask(query: str) -> list[Series]:
         return targets.of_hosts(client.instant(query, now).series)

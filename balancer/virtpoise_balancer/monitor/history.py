@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import numpy as np
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 from numpy.typing import NDArray
 
 from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.model import MOST_BYTES, MOST_COUNTED, MOST_CPUS, RATIO_TOLERANCE
-from virtpoise_balancer.model.units import Amount, Count, Name
+from virtpoise_balancer.model.units import Amount, Count, Name, Speed
 from virtpoise_balancer.monitor.observe import Observer
 from virtpoise_balancer.monitor.queries import Ranges, render
 from virtpoise_balancer.monitor.replies import MOST_SAMPLES, Series
@@ -38,6 +38,8 @@ _SIZES = ("host_cpus", "host_memory_bytes", "host_uplink_bytes_per_second", "dom
 _PLACES = 8
 # A domain without samples for longer has stopped.
 _PATIENCE_STEPS = 3
+# The bounds of a recording, which may come from a stranger: the year 5138, and 38 years of minutes.
+_LATEST, _MOST_STEPS_IN_ALL = 1e11, 20_000_000
 # A query for the past takes longer than one for now.
 _TIMEOUT_SECONDS = 60.0
 
@@ -49,7 +51,7 @@ class PastHost:
     name: Name
     cpus: Count
     memory_bytes: Annotated[int, Gt(0), Le(MOST_BYTES)]
-    link_bytes_per_second: Annotated[float, Gt(0)] | None = None
+    link_bytes_per_second: Speed | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +71,10 @@ class PastGroup:
     ``waited_ratio``: how long vCPUs waited for a CPU, against how long they ran; None where that is not recorded.
     """
 
-    start: Annotated[float, Ge(0)]
-    step_seconds: Annotated[float, Gt(0)]
-    steps: Annotated[int, Ge(0)]
-    hosts: tuple[PastHost, ...]
+    start: Annotated[float, Ge(0), Le(_LATEST)]
+    step_seconds: Annotated[float, Ge(0.1), Le(3600)]
+    steps: Annotated[int, Ge(0), Le(_MOST_STEPS_IN_ALL)]
+    hosts: Annotated[tuple[PastHost, ...], MinLen(1)]
     domains: tuple[PastDomain, ...]
     waited_ratio: Amount | None = None
 

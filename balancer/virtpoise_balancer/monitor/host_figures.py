@@ -21,6 +21,7 @@ from virtpoise_balancer.model import (
 )
 from virtpoise_balancer.monitor import doubt
 from virtpoise_balancer.monitor.domain_figures import page_bytes
+from virtpoise_balancer.monitor.recent import Runs
 from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.monitor.targets import host_of, labels_of
 
@@ -66,7 +67,7 @@ def is_ratio(value: float) -> bool:
 
 def read_hosts(
     answers: Mapping[str, Sequence[Series]],
-    windows: Mapping[str, Mapping[str, tuple[float, ...]]],
+    windows: Mapping[str, Runs],
     at: float,
     stale_seconds: float,
     replaced: AbstractSet[str],
@@ -129,7 +130,7 @@ def read_hosts(
                 cpu_ratio=cpu_ratios[name],
                 memory_bytes=int(memory[name]),
                 memory_used_bytes=int(memory[name]) - int(available[name]),
-                hugepages_free=hugepages.get(name, ()),
+                hugepages_free=hugepages.get(name),
                 rx_ratio=rx[name][-1] if rx.get(name) else None,
                 tx_ratio=tx[name][-1] if tx.get(name) else None,
                 memory_ratio_window=memory_ratios.get(name, ()),

@@ -15,6 +15,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from socket import SHUT_RDWR, socket
 from typing import Any
@@ -55,7 +56,7 @@ class Access:
     header_files: Mapping[str, Path] = field(default_factory=dict)
 
     def request_headers(self) -> dict[str, str]:
-        """BadInput when a file with a secret cannot be used."""
+        """The headers of a request. BadInput when a file with a secret cannot be used."""
         found = dict(self.headers)
         for name, path in self.header_files.items():
             found[name] = _one_line(read_secret(path, f"prometheus.http_config.http_headers.{name}.files"), name)
@@ -69,7 +70,9 @@ class Access:
         return found
 
     def check(self) -> None:
-        """BadInput when a file with a secret, or the pair of the client's certificate and key, cannot be used."""
+        """Check what a request needs. BadInput when a file with a secret, or the pair of the client's certificate and
+        key, cannot be used.
+        """
         self.request_headers()
         if self.cert_file is not None and self.key_file is not None:
             check_secret(self.key_file, "prometheus.http_config.tls_config.key_file")
@@ -115,6 +118,7 @@ class Http:
         self._most_bytes = most_bytes
         self._session = requests.Session()
         self._session.trust_env = False  # neither ~/.netrc nor proxies of the environment
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # each reply could bring megabytes
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _Adapter(access.server_name))
 
@@ -164,15 +168,18 @@ class Http:
         if coding not in ("identity", "gzip"):
             raise MonitorBadReply(f"Prometheus at {self._url}: expected gzip as Content-Encoding, got {coding[:40]!r}")
         unpack = zlib.decompressobj(_GZIP) if coding == "gzip" else None
-        found = bytearray()
+        found, taken = bytearray(), 0
         while chunk := response.raw.read(_CHUNK_BYTES, decode_content=False):
+            taken += len(chunk)
             room = self._most_bytes - len(found) + 1
             try:
                 found += unpack.decompress(chunk, room) if unpack else chunk
             except zlib.error:
                 raise MonitorBadReply(f"Prometheus at {self._url}: the reply is not the gzip that it claims") from None
-            if len(found) > self._most_bytes:
+            if max(len(found), taken) > self._most_bytes:
                 raise MonitorBadReply(f"Prometheus at {self._url}: the reply exceeds {self._most_bytes} bytes")
+            if unpack and unpack.unused_data:
+                raise MonitorBadReply(f"Prometheus at {self._url}: the reply goes on after its end")
         if unpack and not unpack.eof:
             raise MonitorError(f"Prometheus at {self._url} cannot be asked: the reply ends too early")
         return bytes(found)

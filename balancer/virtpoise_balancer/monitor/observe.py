@@ -38,14 +38,15 @@ from virtpoise_balancer.monitor.queries import (
     of_the_past,
     render,
 )
+from virtpoise_balancer.monitor.recent import RecentSamples, Runs, Tail
 from virtpoise_balancer.monitor.remembered import Remembered
 from virtpoise_balancer.monitor.replica import of_one_replica, without
 from virtpoise_balancer.monitor.replies import Series
 from virtpoise_balancer.monitor.sources import SOURCES, MetricsSource, SourceName
 from virtpoise_balancer.monitor.targets import AdmittedTargets, RefusedTargets, host_of
 
-# How many samples a window has: enough for N and, after a restart, for a dip during a penalty.
-_READINGS = 30
+# How many samples a look takes, at least: enough for N and, after a restart, for a dip during a penalty.
+LEAST_SAMPLES = 30
 # How long a time, and how many hosts, one query for loads in the past covers.
 _LONGEST_SECONDS = 3600.0
 _MOST_HOSTS = 200
@@ -113,6 +114,7 @@ class Observer:
     delay_seconds: float = 0.0
     replica_label: str | None = None
     clock: Clock = SYSTEM
+    _recent: RecentSamples = field(init=False, repr=False, compare=False, default_factory=RecentSamples)
     _remembered: Remembered[Extract] = field(init=False, repr=False, compare=False, default_factory=Remembered)
 
     @property
@@ -133,7 +135,7 @@ class Observer:
         return SampleTimes(
             step_seconds=self.step_seconds,
             reach_back_seconds=self.ranges.reading - self.step_seconds,
-            samples=max(_READINGS, self.consecutive),
+            samples=max(LEAST_SAMPLES, self.consecutive),
             delay_seconds=self.delay_seconds,
         )
 
@@ -182,14 +184,20 @@ class Observer:
         """The snapshot of these hosts (None: of all), and what was wrong with the answers."""
         self._check_clock(now)
         at = self._at(now)
-        start = at - (self.sample_times.samples - 1) * self.step_seconds
         targets = AdmittedTargets(self.admits)
-        found = self._kept(hosts, start, at, Keeper(targets))
+        of_all = self._of_one_replica(at)
+        matchers = of_all if hosts is None else narrowed(of_all, hosts)
+        tails = self._tails(matchers, at, remember=hosts is None)
+        found = self._kept(hosts, matchers, at, tails, Keeper(targets))
         answers: dict[str, Sequence[Series]] = dict.fromkeys(QUERIES, ())
         answers |= {name: kept.series for name, kept in found.items()}
         answers["host_cpus"] = [without(self.replica_label, one) for one in answers["host_cpus"]]
         answers["domain_running"] = nameable(answers["domain_running"])
-        windows = {name: trailing(answers[name], at, self.step_seconds) for name in WINDOWS}
+        windows: dict[str, Runs] = {name: trailing(answers[name], at, self.step_seconds) for name in WINDOWS}
+        for name, tail in tails.items():
+            windows[name] = tail.joined(windows[name], self.sample_times.samples)
+            if hosts is None and not found[name].warnings:
+                self._recent.keep(name, tail, windows[name])
         seen, age = read_hosts(answers, windows, at, self.ranges.stale, self._replaced)
         figures = {name: found[name].figures if name in found else {} for name in FIGURES - set(BY_UPLINK.values())}
         speeds = by_device(answers["host_uplink_bytes_per_second"], targets.names)
@@ -208,21 +216,33 @@ class Observer:
             gaps=tuple(self.source.gaps(self.queries)),
         )
 
-    def _kept(self, hosts: Collection[str] | None, start: float, at: float, keeper: Keeper) -> dict[str, Extract]:
+    def _tails(self, matchers: str, at: float, *, remember: bool) -> dict[str, Tail]:
+        """Which samples are asked for, by the name of their query. Not ``remember``: all of them."""
+        samples, step = self.sample_times.samples, round(at / self.step_seconds)
+        return {
+            name: self._recent.tail(name, query, step, samples)
+            if remember and name not in self.queries  # one of the configuration's own may tell of any time
+            else Tail(query=query, step=step, asked=samples, before=None)
+            for name, query in self._queries(WINDOWS, matchers).items()
+        }
+
+    def _kept(
+        self, hosts: Collection[str] | None, matchers: str, at: float, tails: Mapping[str, Tail], keeper: Keeper
+    ) -> dict[str, Extract]:
         """What is kept of the answer to each query, by its name. ``hosts``: None for all."""
         needed = [name for name in QUERIES if name not in made_of_others(self._replaced)]
-        of_all = self._of_one_replica(at)
-        matchers = of_all if hosts is None else narrowed(of_all, hosts)
         instants = self._queries((name for name in needed if name not in WINDOWS), matchers)
-        windowed = self._queries(WINDOWS, matchers)
         if hosts is not None:
+            start = at - (self.sample_times.samples - 1) * self.step_seconds
             found = self.client.instant_each(instants, at)
+            windowed = {name: tail.query for name, tail in tails.items()}
             found |= self.client.range_each(windowed, start, at, self.step_seconds)
             return {name: keeper.keep(name, answer).of(hosts) for name, answer in found.items()}
 
         def ask(name: str) -> Extract:
-            if name in windowed:
-                return keeper.keep(name, self.client.range(windowed[name], start, at, self.step_seconds))
+            if tail := tails.get(name):
+                start = at - (tail.asked - 1) * self.step_seconds
+                return keeper.keep(name, self.client.range(tail.query, start, at, self.step_seconds))
             if name in OF_THE_PAST and name not in self._replaced:
                 return keeper.keep(name, self._past(name, at, step, matchers, keeper))
             return keeper.keep(name, self.client.instant(instants[name], at))
@@ -233,7 +253,7 @@ class Observer:
             return ask(name)
 
         step = math.floor(at / self.ranges.resolution)
-        asked = [name for name in needed if name in instants or name in windowed]
+        asked = [name for name in needed if name in instants or name in tails]
         dearest_first = dict.fromkeys((*(name for name in DEAREST if name in asked), *asked))
         answered = self.client.side_by_side({name: partial(of_look, name) for name in dearest_first})
         return {name: answered[name] for name in asked}

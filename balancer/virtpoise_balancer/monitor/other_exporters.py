@@ -46,8 +46,8 @@ _WITH_CACHE = """
 # node_exporter reads the two one after the other, so together they may pass what there is.
 _AVAILABLE = f"({_WITH_CACHE} <= {_ORDINARY_NOW} or {_ORDINARY_NOW})"
 _CPU_RATIO = (
-    '1 - sum by (instance) (rate(node_cpu_seconds_total{mode=~"idle|iowait",$matchers}[$reading]))'
-    " / sum by (instance) (rate(node_cpu_seconds_total{$matchers}[$reading]))"
+    '1 - sum by (instance) ($rate(node_cpu_seconds_total{mode=~"idle|iowait",$matchers}[$reading]))'
+    " / sum by (instance) ($rate(node_cpu_seconds_total{$matchers}[$reading]))"
 )
 # Devices that know their speed. A domain's tap claims 10 Mbit/s; -1, 65,535 Mbit/s and 2^32 - 1 stand for unknown. A
 # container's veth claims 10,000 Mbit/s, and so does the bridge that holds it.

@@ -25,7 +25,7 @@ def past_readings(
     """What the running domains of a look used before it, with the time of each reading (Unix seconds), oldest first.
 
     ``ask``: the cores of domains from a time to another, in steps of so many seconds. ``since``: what is older is not
-    asked for. ``every``: the seconds between two readings.
+    asked for. ``every``: the seconds between two readings. A time at which no domain has a sample has no reading.
     """
     domains = {one.uuid: at for at, one in enumerate(d for d in seen.domains if d.state is DomainState.RUNNING)}
     if not domains:
@@ -54,7 +54,8 @@ def _readings(
         cores[at[good], column] = used[good] * seen.hosts[host].cpu_speed
         where[at[good], column] = host
     uuids = tuple(domains)
-    for step in range(steps):
-        there = np.flatnonzero(~np.isnan(cores[step]))
+    known = ~np.isnan(cores)
+    for step in np.flatnonzero(known.any(axis=1)).tolist():
+        there = np.flatnonzero(known[step])
         names = uuids if len(there) == len(uuids) else tuple(uuids[at] for at in there.tolist())
         yield start + step * every, Readings(names, where[step, there], cores[step, there])

@@ -6,6 +6,7 @@ hosts also ``node``, the number of a NUMA node.
 Placeholders:
 
 - ``$reading``: the range of one sample of the load; ``$window``: that of N samples (durations).
+- ``$rate``: the function that makes one sample of counters over ``$reading``: irate where a step has one scrape.
 - ``$slow``: the range that damps network noise.
 - ``$memory``: how long a silent host is still listed, as unknown.
 - ``$history``, ``$resolution``: how far back the recent past goes, and its step.
@@ -43,8 +44,8 @@ sum by (instance, uuid) (
 """
 
 _HOST_CPU_RATIO = (
-    '1 - sum by (instance) (rate(virtpoise_host_cpu_seconds_total{mode=~"idle|iowait",$matchers}[$reading]))'
-    " / sum by (instance) (rate(virtpoise_host_cpu_seconds_total{$matchers}[$reading]))"
+    '1 - sum by (instance) ($rate(virtpoise_host_cpu_seconds_total{mode=~"idle|iowait",$matchers}[$reading]))'
+    " / sum by (instance) ($rate(virtpoise_host_cpu_seconds_total{$matchers}[$reading]))"
 )
 
 
@@ -159,6 +160,8 @@ QUERIES: dict[str, str] = {
 
 # A sample older than this many scrapes is no longer what is.
 STALE_SCRAPES = 3.5
+# How far back the recent past goes.
+PAST_SECONDS = 600.0
 # The ranges that are numbers in PromQL, and not durations.
 _NUMBERS = ("saturation", "lag", "stale")
 
@@ -189,7 +192,9 @@ def made_of_others(own: Collection[str]) -> frozenset[str]:
 class Ranges:
     """The ranges of the queries, in seconds (``saturation`` is a ratio).
 
-    ``rate()`` needs two samples within its range, so each has room for a late scrape.
+    ``rate()`` needs two samples within its range, so each has room for a late scrape. ``one_scrape``: a step has one.
+    Then its load is that between the newest two: over the whole range it would be that of two steps for half of the
+    hosts, by the moment at which they are scraped.
     """
 
     reading: float
@@ -199,9 +204,10 @@ class Ranges:
     saturation: float
     lag: float
     stale: float
+    one_scrape: bool = False
     memory: float = 600.0
     # Less than whole steps, so that it always holds as many: its beginning is none of them.
-    history: float = 599.999
+    history: float = PAST_SECONDS - 0.001
 
     @classmethod
     @lru_cache(maxsize=64)  # a look asks for the same each time
@@ -217,6 +223,7 @@ class Ranges:
             saturation=saturation_ratio,
             lag=slack,
             stale=STALE_SCRAPES * scrape_interval_seconds,
+            one_scrape=step_seconds < 2 * scrape_interval_seconds,
         )
 
 
@@ -247,9 +254,10 @@ def render(query: str, ranges: Ranges, matchers: str) -> str:
     durations = {
         field.name: f"{round(getattr(ranges, field.name) * 1000)}ms"
         for field in fields(Ranges)
-        if field.name not in _NUMBERS
+        if field.name not in (*_NUMBERS, "one_scrape")
     }
-    return Template(query).safe_substitute(durations, **numbers, matchers=matchers)
+    rate = "irate" if ranges.one_scrape else "rate"
+    return Template(query).safe_substitute(durations, **numbers, rate=rate, matchers=matchers)
 
 
 def narrowed(matchers: str, hosts: Iterable[str]) -> str:

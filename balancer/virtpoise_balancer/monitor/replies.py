@@ -97,26 +97,26 @@ class _Head(msgspec.Struct):
     resultType: str = ""  # noqa: N815
 
 
-class _Reply(msgspec.Struct):
+class _Envelope(msgspec.Struct):
     status: Literal["success", "error"]
     error: str = ""
     warnings: list[str] = []
     isPartial: bool = False  # noqa: N815 - of a cluster of VictoriaMetrics
 
 
-class _VectorReply(_Reply):
+class _VectorReply(_Envelope):
     data: _Vector = msgspec.field(default_factory=lambda: _Vector("", []))
 
 
-class _MatrixReply(_Reply):
+class _MatrixReply(_Envelope):
     data: _Matrix = msgspec.field(default_factory=lambda: _Matrix("", []))
 
 
-class _AnyReply(_Reply):
+class _AnyReply(_Envelope):
     data: _AnyResult = msgspec.field(default_factory=lambda: _AnyResult("", []))
 
 
-class _HeadReply(_Reply):
+class _HeadReply(_Envelope):
     data: _Head | None = None
 
 
@@ -167,7 +167,7 @@ def read_matrix(content: bytes) -> Read:
     return Read(tuple(found), reply.warnings)
 
 
-def _no_answer(reply: _Reply, data: _Vector | _Matrix | _AnyResult, kind: str) -> Read | None:
+def _no_answer(reply: _Envelope, data: _Vector | _Matrix | _AnyResult, kind: str) -> Read | None:
     """Why the reply is no answer, or None where it is one. BadReply."""
     if reply.status == "error":
         return Read(error=reply.error or "it does not say why")

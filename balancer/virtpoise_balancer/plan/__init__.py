@@ -10,6 +10,7 @@ from virtpoise_balancer.model import LinkSpeed, Move, Plan, Policy, Refusal, Sna
 from virtpoise_balancer.plan import copying, default, thesis
 from virtpoise_balancer.plan.copying import plan_sparingly
 from virtpoise_balancer.plan.default.consider import Considering
+from virtpoise_balancer.plan.post_copy import with_post_copy
 from virtpoise_balancer.plan.unmatched import notes
 
 
@@ -49,7 +50,7 @@ def _plan(snapshot: Snapshot, policy: Policy) -> Plan:
     moves = tuple(_with_link(move, uplinks, links.get((move.source, move.destination))) for move in made.moves)
     if copies:
         moves = tuple(copying.with_copies(move, copies.get(move.uuid, ())) for move in moves)
-    return replace(made, moves=moves, notes=notes(snapshot, policy))
+    return replace(made, moves=with_post_copy(moves, snapshot), notes=notes(snapshot, policy))
 
 
 def _with_link(move: Move, uplinks: Mapping[str, float | None], link: LinkSpeed | None) -> Move:

@@ -56,11 +56,11 @@ def refusal(domain: Domain) -> Refusal | None:
 
 
 def with_copies(move: Move, copies: tuple[DiskCopy, ...]) -> Move:
-    """The move with the disks that are copied along, which its reason tells as well."""
+    """The move with the disks that are copied along, in its reason as well."""
     if not copies:
         return move
-    told = f"its disks are copied ({_disks(copies)})"
-    return replace(move, copies=copies, why=f"{move.why}; {told}" if move.why else told)
+    copied = f"its disks are copied ({_disks(copies)})"
+    return replace(move, copies=copies, why=f"{move.why}; {copied}" if move.why else copied)
 
 
 def _draining(snapshot: Snapshot) -> Set[str]:

@@ -54,6 +54,4 @@ def holding(domain: Domain) -> Refusal | None:
         return None
     first = domain.holds[0]
     why = "; ".join(map(attrgetter("why"), domain.holds))
-    return Refusal(
-        domain=domain.name, uuid=domain.uuid, host=domain.host, reason=_HELD[first.kind], detail={"why": why}
-    )
+    return Refusal.of(domain, _HELD[first.kind], {"why": why})

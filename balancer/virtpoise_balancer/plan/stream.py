@@ -65,7 +65,7 @@ def hopeless(items: Iterable[Item]) -> dict[int, Move]:
 
 def counts_on(missing: Move) -> str:
     """Why a move is hopeless, for the journal. ``missing``: the move that it needs."""
-    return f"it counts on {missing.domain} having left {missing.source}, which did not"
+    return f"{missing.domain} had to leave {missing.source} first, and did not"
 
 
 def withdrawable(items: Iterable[Item], uuids: Set[str]) -> tuple[Item, ...]:

@@ -27,7 +27,7 @@ def why_not_alone(plan: Plan, wanted: Set[Choice]) -> str | None:
         if missing is not None and choice_of(move) in wanted:
             if move.bundle is not None and missing.bundle == move.bundle:
                 return f"{_named(move)} goes together with {_named(missing)}"
-            return f"{_named(move)} counts on {_named(missing)}, which comes before it"
+            return f"{_named(move)} needs {_named(missing)}, which comes before it"
     return None
 
 

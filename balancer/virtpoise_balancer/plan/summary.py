@@ -70,13 +70,14 @@ def _idle(policy: Policy) -> str:
     """Why nothing is done: what was watched, with the threshold of each resource."""
     watched = {resource.label: policy.trigger(resource) for resource in policy.traits.watched}
     counts = {trigger.consecutive for trigger in watched.values()}
+    own = ["or the host's own"] if policy.hosts and policy.traits.limits_of_hosts else []
     if len(counts) > 1:
-        levels = [f"{name}: {one.consecutive} at {one.threshold:.0%}" for name, one in watched.items()]
+        levels = [f"{name}: {one.consecutive} at {one.threshold:.0%}" for name, one in watched.items()] + own
         return (
             f"no host has had enough consecutive samples at or above a threshold ({', '.join(levels)}); nothing to do"
         )
     count = counts.pop()
-    levels = [f"{name} {one.threshold:.0%}" for name, one in watched.items()]
+    levels = [f"{name} {one.threshold:.0%}" for name, one in watched.items()] + own
     return f"no host has had {count_samples(count)} at or above a threshold ({', '.join(levels)}); nothing to do"
 
 

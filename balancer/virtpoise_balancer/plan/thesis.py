@@ -31,10 +31,9 @@ from virtpoise_balancer.model import (
     Scores,
     Snapshot,
 )
-from virtpoise_balancer.plan import stocks
 from virtpoise_balancer.plan.possible import holding, lacking
 from virtpoise_balancer.plan.problems import find, no_destination
-from virtpoise_balancer.plan.stocks import Stock
+from virtpoise_balancer.plan.stocks import Stock, Stocks, why_too_little
 from virtpoise_balancer.plan.summary import summarise
 from virtpoise_balancer.plan.waves import needs
 
@@ -53,7 +52,8 @@ class _Server:
     active: int
     inactive: int
     names: set[str]
-    free: dict[Stock, float]  # in bytes; what leaves frees nothing, as it may still be there when something arrives
+    stocks: Stocks  # of all hosts, as they are before the assignments
+    free: dict[Stock, float]  # what leaves frees nothing, as it may still be there when something arrives
 
     def score(self, weights: HostWeights) -> float:
         positive = self.host.cpus * weights.cpus + self.host.memory_bytes / _GIB * weights.memory
@@ -65,13 +65,13 @@ class _Server:
         )
         return positive * _POSITIVE - negative * _NEGATIVE
 
-    def take(self, domain: Domain, load: float, policy: Policy) -> None:
+    def take(self, domain: Domain, load: float) -> None:
         """Count a domain that comes to it."""
         self.load += load
         self.memory_used_bytes += domain.ordinary_bytes
         self.active += 1
         self.names.add(domain.name)
-        for stock, need in stocks.taken_by([domain], policy).items():
+        for stock, need in self.stocks.taken_by([domain]).items():
             self.free[stock] -= need
 
     def leave(self, domain: Domain, load: float) -> None:
@@ -181,7 +181,7 @@ def _servers(snapshot: Snapshot, policy: Policy) -> dict[str, _Server]:
     names: dict[str, set[str]] = {host.name: set() for host in snapshot.hosts}
     for domain in snapshot.domains:
         names[domain.host].add(domain.name)
-    free = stocks.free(snapshot.hosts, snapshot.domains, policy)
+    stocks = Stocks.of(snapshot.hosts, snapshot.domains, policy)
     servers = {
         host.name: _Server(
             host,
@@ -190,7 +190,8 @@ def _servers(snapshot: Snapshot, policy: Policy) -> dict[str, _Server]:
             active[host.name],
             inactive[host.name],
             names[host.name],
-            {stock: float(left[number]) for stock, left in free.items()},
+            stocks,
+            {stock: float(left[number]) for stock, left in stocks.free.items()},
         )
         for number, host in enumerate(snapshot.hosts)
         if host.known
@@ -199,7 +200,7 @@ def _servers(snapshot: Snapshot, policy: Policy) -> dict[str, _Server]:
         home, coming_to = servers.get(domain.host), servers.get(domain.migrating_to or "")
         if coming_to is not None:
             load = generated_load(domain, home.host) if home else domain.vcpus / coming_to.host.cpus
-            coming_to.take(domain, load, policy)
+            coming_to.take(domain, load)
     return servers
 
 
@@ -244,7 +245,7 @@ def _relieve(
     destinations = _destinations(servers, source.host.name)
     walk = _Walk()
     paused = [domain for domain in here if domain.state is DomainState.PAUSED]
-    walk.refusals += [Refusal(domain=d.name, uuid=d.uuid, host=d.host, reason=Reason.NOT_RUNNING) for d in paused]
+    walk.refusals += [Refusal.of(domain, Reason.NOT_RUNNING) for domain in paused]
 
     def relieved() -> bool:
         return problem is Problem.OVERLOAD and source.load < threshold
@@ -277,30 +278,24 @@ def _relieve(
 
 def _refuses(server: _Server, domain: Domain, load: float, policy: Policy) -> Refusal | None:
     if domain.name in server.names:
-        return Refusal(domain=domain.name, uuid=domain.uuid, host=server.host.name, reason=Reason.NAME_TAKEN)
+        return Refusal.of(domain, Reason.NAME_TAKEN, host=server.host.name)
     if lacks := lacking(server.host, [domain]):
-        reason, detail = lacks
-        return Refusal(domain=domain.name, uuid=domain.uuid, host=server.host.name, reason=reason, detail=detail)
-    for stock, need in stocks.taken_by([domain], policy).items():
+        return Refusal.of(domain, *lacks, server.host.name)
+    for stock, need in server.stocks.taken_by([domain]).items():
         if server.free[stock] < need:
-            reason, detail = stocks.why_too_little(stock, need, server.free[stock])
-            return Refusal(domain=domain.name, uuid=domain.uuid, host=server.host.name, reason=reason, detail=detail)
+            reason, detail = why_too_little(stock, need, server.free[stock])
+            return Refusal.of(domain, reason, detail, server.host.name)
     predicted, threshold = server.load + load, policy.cpu.threshold
     if predicted < threshold:
         return None
-    return Refusal(
-        domain=domain.name,
-        uuid=domain.uuid,
-        host=server.host.name,
-        reason=Reason.DESTINATION_CPU,
-        detail={"cpu_ratio": server.load, "domain_ratio": load, "predicted_ratio": predicted, "threshold": threshold},
-    )
+    figures = {"cpu_ratio": server.load, "domain_ratio": load, "predicted_ratio": predicted, "threshold": threshold}
+    return Refusal.of(domain, Reason.DESTINATION_CPU, figures, server.host.name)
 
 
 def _assign(domain: Domain, load: float, source: _Server, destination: _Server, policy: Policy) -> Move:
     before = destination.score(policy.weights.host)
     source.leave(domain, load)
-    destination.take(domain, load, policy)
+    destination.take(domain, load)
     return Move(
         domain=domain.name,
         uuid=domain.uuid,

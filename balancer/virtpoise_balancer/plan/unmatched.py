@@ -121,7 +121,7 @@ def _start_of(entry: Reserve | HostLimits) -> str:
 
 
 def _of_metadata(snapshot: Snapshot, policy: Policy) -> Iterator[str]:
-    if policy.metadata == "ignore":
+    if policy.metadata != "own":
         return
     groups = {(rule.kind, rule.name) for rule in policy.rules}
     for domain in filter(attrgetter("placement"), snapshot.domains):

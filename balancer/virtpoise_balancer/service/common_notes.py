@@ -18,9 +18,9 @@ class CommonNotes:
     _common: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def of(self, config: Config, plan: Plan) -> Plan:
-        """The plan of a group, without the notes on what the groups share and another has a use for.
+        """The plan of a group, without those notes on the common policy that do not hold for every group.
 
-        Nor has it them while the plan of another is not known.
+        While the plan of another group is not known, it has none of them.
         """
         self._notes[config.group] = plan.notes
         self._common[config.group] = about_common(config.policy, config.common_policy)

@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,7 +32,8 @@ from virtpoise_balancer.service.group import Common, GroupAtStart, ServedGroup
 from virtpoise_balancer.service.leading import Leadership
 from virtpoise_balancer.service.roster import Roster
 from virtpoise_balancer.service.systemd import notify
-from virtpoise_balancer.threads import THREADS
+from virtpoise_balancer.service.turns import EarlyLook
+from virtpoise_balancer.threads import THREADS, Lock
 from virtpoise_balancer.web.app import make_app
 from virtpoise_balancer.web.guard import Gate
 from virtpoise_balancer.web.server import WebServer
@@ -40,7 +41,9 @@ from virtpoise_balancer.web.server import WebServer
 log = structlog.get_logger()
 
 _JOB = "cycle"
-# A cycle that has begun, and what is written in the end.
+# How many groups are looked at side by side.
+_AT_ONCE = 4
+# How long a stop may take besides its migrations: for a cycle that has begun, and for what is written at the end.
 _BESIDE_MIGRATIONS_SECONDS = 10.0
 # Read only when the daemon starts: an open store and a listening socket are not changed while it runs.
 _FIXED = ("state", "web", "log")
@@ -52,6 +55,7 @@ class Daemon:
     _config: Config
     _groups: tuple[ServedGroup, ...]
     _store: Store
+    _turning: Lock
     _leadership: Leadership
     _web: WebServer
     _workers: Workers
@@ -109,6 +113,7 @@ class Daemon:
         self._check_reachable(starts)
         self._leadership = Leadership(wiring.make_lock(self._config), self._config.interval_seconds, self._clock)
         self._store = wiring.make_store(self._config, self._left_out, upgrade=self._leadership.take_lock())
+        self._turning = THREADS.lock()
         common = Common(
             store=self._store,
             leadership=self._leadership,
@@ -116,7 +121,7 @@ class Daemon:
             roster=self._roster,
             notes=CommonNotes(),
             gate=Gate(self._config.web),
-            turning=THREADS.lock(),
+            turning=self._turning,
             clock=self._clock,
             left_out=self._left_out,
             reload=self._reload.set,
@@ -178,16 +183,24 @@ class Daemon:
             self._schedule()
 
     def _turn(self) -> None:
-        first, *others = self._groups
-        first.turns.turn(prepare=self._prepare)
-        for group in others:
-            if not self._stop.is_set():
-                group.turns.turn()
-
-    def _prepare(self) -> None:
-        """What is done once for all groups, before the first of them decides."""
-        self._reload_if_ordered()
-        self._roster.keep_up({group.name: group.members for group in self._groups})
+        """A turn of each group, one after another as the looks at them end: none waits for another's."""
+        if len(self._groups) == 1:
+            self._groups[0].turns.turn(prepare=self._reload_if_ordered)
+            return
+        with ThreadPoolExecutor(min(len(self._groups), _AT_ONCE), "look at groups") as pool:
+            with self._turning:
+                self._reload_if_ordered()
+                asked = {group.name: pool.submit(group.members).result for group in self._groups}
+                self._roster.keep_up(asked, lambda: {group.name: group.machines() for group in self._groups})
+            if not self._leadership.leads:  # who waits looks at nothing
+                for group in self._groups:
+                    group.turns.turn()
+                return
+            at = self._clock.now()
+            looks = {pool.submit(group.turns.look, at): group for group in self._groups}
+            for look in as_completed(looks):
+                if not self._stop.is_set():
+                    looks[look].turns.turn(early=EarlyLook(at, look.result))
 
     def _missed(self, _event: JobEvent) -> None:
         for group in self._groups:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
-from virtpoise_balancer.analyse.membership import with_shared
+from virtpoise_balancer.analyse.membership import Machine, with_shared
 from virtpoise_balancer.analyse.silence import with_silence
 from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.control.orders import Orders
-from virtpoise_balancer.errors import BadInput, StoreError
+from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.execute.workers import Workers
-from virtpoise_balancer.knowledge.records import Action, Overrides
+from virtpoise_balancer.knowledge.records import Action
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import HostState, MigrationOutcome, Move, Plan, Snapshot
 from virtpoise_balancer.plan.stream import limits_of
 from virtpoise_balancer.plan.subset import Choice
 from virtpoise_balancer.service import reports, wiring
 from virtpoise_balancer.service.common_notes import CommonNotes
+from virtpoise_balancer.service.known import KnownOverrides
 from virtpoise_balancer.service.leading import Leadership
 from virtpoise_balancer.service.roster import Roster
 from virtpoise_balancer.service.turns import Turns, first_state
@@ -80,7 +80,6 @@ class ServedGroup:
     def __init__(self, start: GroupAtStart, common: Common) -> None:
         self.name, self.config, self.reach = start.name, start.config, start.reach
         self._common = common
-        self._known_overrides = Overrides()
         clock, workers = common.clock, common.workers
         self.store = common.store.of_group(self.name, self.config.all_groups)
         self._observer = wiring.make_observer(self.config)
@@ -118,7 +117,7 @@ class ServedGroup:
             turning=common.turning,
         )
         self.published.in_flight = lambda: self.executor.in_flight
-        self.published.overrides = self._overrides
+        self.published.overrides = KnownOverrides(self.store.overrides)
         self.context = self._make_context()
 
     def _make_context(self) -> Context:
@@ -148,6 +147,10 @@ class ServedGroup:
     def members(self) -> frozenset[str]:
         """The names of its hosts now. MonitorError."""
         return self._observer.members(self._common.clock.now())
+
+    def machines(self) -> Mapping[str, Machine]:
+        """Which machine each of its hosts is, as far as its libvirt has said."""
+        return self._inventory.machines()
 
     def use(self, config: Config) -> None:
         """Go on with a new configuration, while no cycle runs and no order is followed."""
@@ -183,12 +186,6 @@ class ServedGroup:
         seen = self.turns.cycle.observer.observe(self._common.clock.now()).snapshot
         own = with_shared(seen, self._shared())
         return with_silence(own, self.reach.silence(), acts=self.published.mode == "automatic")
-
-    def _overrides(self) -> Overrides:
-        """What people have set; as it was read last, while the store cannot be read."""
-        with contextlib.suppress(StoreError):
-            self._known_overrides = self.store.overrides()
-        return self._known_overrides
 
     def _migration_ended(self, move: Move, outcome: MigrationOutcome) -> None:
         self.metrics.migration_ended(move, outcome)

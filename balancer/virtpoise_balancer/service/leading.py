@@ -19,7 +19,7 @@ _SILENT_INTERVALS = 3
 
 
 class Leadership:
-    """Whether this balancer is the active one, and what that costs. ``leads``: as of the newest ``why_not``."""
+    """Whether this balancer is the active one, and what follows from it. ``leads``: as of the newest ``why_not``."""
 
     def __init__(self, lock: LeaderLock, interval_seconds: float, clock: Clock) -> None:
         self.leads = False

@@ -16,6 +16,7 @@ from virtpoise_balancer.errors import Deposed, Refused, StoreError
 from virtpoise_balancer.execute.reach import HostAnswer, Reach
 from virtpoise_balancer.knowledge.store import Store
 from virtpoise_balancer.model import DomainState, Plan, UnknownKind
+from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.plan.subset import Choice
 from virtpoise_balancer.service import reports
 from virtpoise_balancer.service.changes import LoggedChanges
@@ -27,7 +28,7 @@ from virtpoise_balancer.web.state import Published, State, newest_figures
 
 log = structlog.get_logger()
 
-_FORGET_EVERY = 360  # cycles
+_FORGET_EVERY = 60  # cycles
 # Unknown hosts whose figures are there, and so their libvirt.
 _STILL_ASKED = (UnknownKind.SILENT, UnknownKind.UNACCOUNTED, UnknownKind.MIGRATING)
 # How long an order waits for a cycle that is being run.
@@ -36,7 +37,13 @@ _ORDER_SECONDS = 30.0
 
 def first_state(config: Config, *, leader: bool = False) -> State:
     """What is shown before the first cycle."""
-    return State(mode=config.mode, leader=leader, policy=config.policy, interval_seconds=config.interval_seconds)
+    return State(
+        mode=config.mode,
+        only_recommends=config.libvirt.only_recommends,
+        leader=leader,
+        policy=config.policy,
+        interval_seconds=config.interval_seconds,
+    )
 
 
 def state_after(
@@ -60,6 +67,17 @@ def state_after(
         broken=report.broken,
         host_answers=host_answers,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyLook:
+    """A look at a group that was begun before its turn. ``at``: the time of what it sees (Unix seconds).
+
+    ``seen``: waits for its end, and raises what it has raised.
+    """
+
+    at: float
+    seen: Callable[[], Observation]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,18 +115,28 @@ class Turns:
     def __post_init__(self) -> None:
         self._turning = self.turning or self.threads.lock()
 
-    def turn(self, prepare: Callable[[], None] = lambda: None) -> None:
-        """One turn, whatever fails in it. ``prepare``: done first, while no order is being followed."""
-        with structlog.contextvars.bound_contextvars(**({"group": self.group} if self.group else {})):
-            self._turn(prepare)
+    def turn(self, prepare: Callable[[], None] = lambda: None, early: EarlyLook | None = None) -> None:
+        """One turn, whatever fails in it. ``prepare``: done first, while no order is being followed. ``early``: a look
+        that was begun before.
+        """
+        with self._logged():
+            self._turn(prepare, early)
 
-    def _turn(self, prepare: Callable[[], None]) -> None:
+    def look(self, at: float) -> Observation:
+        """The group as it was at that time (Unix seconds). MonitorError."""
+        with self._logged():
+            return self.cycle.observer.observe(at)
+
+    def _logged(self) -> contextlib.AbstractContextManager[object]:
+        return structlog.contextvars.bound_contextvars(**({"group": self.group} if self.group else {}))
+
+    def _turn(self, prepare: Callable[[], None], early: EarlyLook | None) -> None:
         began, now = self.clock.monotonic(), self.clock.now()
         try:
             with self._turning:
                 prepare()
-                now = self.clock.now()  # the lock may have been held for long
-                report = self._one(now)
+                now = early.at if early else self.clock.now()  # the lock may have been held for long
+                report = self._one(now, early)
         except Deposed as error:
             report = Report(result=CycleResult.WAITING, sentence=self.leadership.step_down(error.why))
         except StoreError as error:
@@ -134,10 +162,10 @@ class Turns:
         finally:
             self._turning.release()
 
-    def _one(self, now: float) -> Report:
+    def _one(self, now: float, early: EarlyLook | None) -> Report:
         if why := self.leadership.why_not(self.store):
             return Report(result=CycleResult.WAITING, sentence=why)
-        report = self.cycle.run(now)
+        report = self.cycle.run(now, early.seen if early else None)
         self.go_on()
         return report
 

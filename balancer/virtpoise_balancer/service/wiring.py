@@ -79,7 +79,9 @@ def open_store(config: Config, left_out: Callable[[str], None]) -> Store:
 
 
 def _store_exists(config: Config) -> bool:
-    """BadInput where this process may not use the store's file. SQLite would call it unable to open, or read-only."""
+    """Whether the store exists. BadInput where this process may not use its file: SQLite would only report "unable to
+    open" or "read-only".
+    """
     from virtpoise_balancer.tokens import user_name
 
     file = config.state.file
@@ -248,4 +250,5 @@ def make_cycle(
         possible=possible or NothingKnown(),
         accounts=accounts,
         only_recommends=config.libvirt.only_recommends,
+        post_copy=config.migration.post_copy,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -120,20 +121,20 @@ class _Play:
     def run(self, parts: Iterable[Part], progress: Callable[[int], None], now: float) -> Backtest:
         bracketed = (self.inventory.waited_ratio or 0.0) > _HIDDEN_RATIO
         names = [WITHOUT, *self.configs]
-        courses = [
-            self._course(name, hidden=hidden) for hidden in ((False, True) if bracketed else (False,)) for name in names
-        ]
-        lower = dict(zip(names, courses, strict=False))
         self._hours = {name: [] for name in names}
         known = np.zeros(len(self.inventory.hosts))
         steps = 0
-        for steps, looks in enumerate(play(courses, self._steps(parts, len(names), bracketed=bracketed)), 1):
-            known += ~np.isnan(looks[0].ratio[Resource.CPU.row])
-            self._hour(steps - 1, dict(zip(lower, looks, strict=False)))
-            progress(steps)
-        ends = [course.figures() for course in courses]
-        for course in courses:
-            course.close()
+        with ExitStack() as stack:
+            courses = [
+                stack.enter_context(self._course(name, hidden=hidden))
+                for hidden in ((False, True) if bracketed else (False,))
+                for name in names
+            ]
+            for steps, looks in enumerate(play(courses, self._steps(parts, len(names), bracketed=bracketed)), 1):
+                known += ~np.isnan(looks[0].ratio[Resource.CPU.row])
+                self._hour(steps - 1, dict(zip(names, looks, strict=False)))
+                progress(steps)
+            ends = [course.figures() for course in courses]
         return Backtest(
             inventory=self.inventory,
             courses={

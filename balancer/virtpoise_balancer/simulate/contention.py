@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virtpoise_balancer.analyse.demand import Floats, Mask
+from virtpoise_balancer.analyse.normal import below, density
 
 Whole = NDArray[np.int64]
 
 # What an elastic guest has waiting at most: a queue is bounded.
 BACKLOG_SECONDS = 30.0
 _TINY = 1e-9
-_ROOT_TWO_PI = 2.5066282746310002
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +80,8 @@ def _busy(cores: Floats, mean: Floats, variance: Floats) -> Floats:
     """The mean of min(cores, N) for a normal N (hosts)."""
     deviation = np.sqrt(np.maximum(variance, _TINY))
     beyond = (mean - cores) / deviation
-    density = np.exp(-0.5 * beyond * beyond) / _ROOT_TWO_PI
-    busy = mean - (deviation * density + (mean - cores) * _below(beyond))
+    busy = mean - (deviation * density(beyond) + (mean - cores) * below(beyond))
     return np.clip(busy, 0.0, np.minimum(np.maximum(cores, 0.0), mean))
-
-
-def _below(at: Floats) -> Floats:
-    """The normal distribution function, to 1e-7 (Abramowitz and Stegun 26.2.17)."""
-    size = np.abs(at)
-    t = 1 / (1 + 0.2316419 * size)
-    tail = t * (0.319381530 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429))))
-    tail *= np.exp(-0.5 * size * size) / _ROOT_TWO_PI
-    return np.where(at > 0, 1 - tail, tail)
 
 
 def _even(wanted: Floats, vcpus: Floats, left: float) -> Floats:

@@ -83,6 +83,21 @@ def together(runs: Sequence[RunFigures]) -> RunFigures:
     return RunFigures(**total)  # type: ignore[arg-type]
 
 
+def thresholds(fleet: Fleet, policy: Policy) -> Floats:
+    """The threshold of each resource of each host (resources x hosts); infinite where it is not watched."""
+    found = np.full((len(Resource), fleet.hosts), np.inf)
+    for number in range(fleet.hosts):
+        host = Host(
+            name=fleet.host_names[number],
+            cpus=int(fleet.cpus[number]),
+            memory_bytes=int(fleet.host_memory_bytes[number]),
+            labels=fleet.labels[number] if fleet.labels else {},
+        )
+        for resource in policy.traits.watched:
+            found[resource.row, number] = trigger_of(host, resource, policy).threshold
+    return found
+
+
 @dataclass(slots=True)
 class Tally:
     """Counts one run."""
@@ -111,7 +126,7 @@ class Tally:
     def __post_init__(self) -> None:
         self.over = np.zeros(len(Resource))
         self._spell = np.zeros(self.fleet.hosts)
-        self._thresholds = thresholds_of(self.fleet, self.policy)
+        self._thresholds = thresholds(self.fleet, self.policy)
 
     def step(self, measured: StepFigures) -> Mask:
         """Count a step. The hosts that were over a threshold in it."""
@@ -140,7 +155,7 @@ class Tally:
         self.pushed += self._pushes(world, world.fleet.uuids.index(move.uuid), names(world.fleet)[move.destination])
 
     def _pushes(self, world: World, domain: int, host: int) -> bool:
-        """Whether a host that is below its thresholds is not with the domain."""
+        """Whether the domain brings the host from below one of its thresholds to it or above."""
         demand, fleet = world.demand, world.fleet
         there = world.at == host
         for row, have, own, wanted in (
@@ -188,18 +203,3 @@ class Tally:
             brakes_pulled=self.brakes,
             sentences=tuple(self.sentences),
         )
-
-
-def thresholds_of(fleet: Fleet, policy: Policy) -> Floats:
-    """At what use of a resource each host has a problem (resources x hosts), by a threshold of its own if it has one;
-    infinite for resources that the strategy does not watch.
-    """
-    found = np.full((len(Resource), fleet.hosts), np.inf)
-    labels = fleet.labels or ({},) * fleet.hosts
-    hosts = [
-        Host(name=name, cpus=1, memory_bytes=1, labels=of_it)
-        for name, of_it in zip(fleet.host_names, labels, strict=True)
-    ]
-    for resource in policy.traits.watched:
-        found[resource.row] = [trigger_of(host, resource, policy).threshold for host in hosts]
-    return found

@@ -130,6 +130,12 @@ class Course:
     def _ended(self, move: Move, outcome: MigrationOutcome) -> None:
         self.tally.ended(self.world, move, outcome)
 
+    def __enter__(self) -> Course:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         if self._balancer:
             self._balancer.store.close()

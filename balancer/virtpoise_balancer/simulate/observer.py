@@ -21,14 +21,11 @@ from virtpoise_balancer.model import (
     SampleTimes,
     Snapshot,
 )
-from virtpoise_balancer.monitor.observe import HostWindow, MeasuredLoads, Observation
+from virtpoise_balancer.monitor.observe import LEAST_SAMPLES, HostWindow, MeasuredLoads, Observation
+from virtpoise_balancer.monitor.queries import PAST_SECONDS
 from virtpoise_balancer.simulate.contention import Whole
 from virtpoise_balancer.simulate.script import Fleet
 from virtpoise_balancer.simulate.world import StepFigures
-
-# As the balancer's own queries have it: how many samples a look takes, and how far back the recent past goes.
-_SAMPLES = 30
-_PAST_SECONDS = 600.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,7 +55,7 @@ class SimulatedObserver:
 
     def __post_init__(self) -> None:
         long = max(self.sample_times.samples, math.ceil(self.longest_window_seconds / self.step_seconds) + 2)
-        past = max(math.ceil(_PAST_SECONDS / self.step_seconds), self.consecutive + 1)
+        past = max(math.ceil(PAST_SECONDS / self.step_seconds), self.consecutive + 1)
         self._readings, self._times = deque(maxlen=long), deque(maxlen=long)
         self._run, self._delay = deque(maxlen=past), deque(maxlen=past)
         self._where, self._calm = deque(maxlen=past), deque(maxlen=past)
@@ -68,7 +65,7 @@ class SimulatedObserver:
         return SampleTimes(
             step_seconds=self.step_seconds,
             reach_back_seconds=self.reach_back_seconds,
-            samples=max(_SAMPLES, self.consecutive),
+            samples=max(LEAST_SAMPLES, self.consecutive),
         )
 
     @property

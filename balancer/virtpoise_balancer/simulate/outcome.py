@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,16 +46,17 @@ def play_scenario(
     each = []
     for seed in range(first_seed, first_seed + scenario.seeds):
         script = StagedScenario(scenario, seed, folder)
-        courses = [
-            Course(fleet=script.fleet, start=script.start, config=settings, balances=balances, skips=skips)
-            for balances in (False, True)
-        ]
-        done = len(script) * (seed - first_seed)
-        for step, _ in enumerate(play(courses, ([demand, demand] for demand in script)), 1):
-            progress(scenario.name, done + step, len(script) * scenario.seeds)
-        each.append((seed, courses[0].figures(), courses[1].figures()))
-        for course in courses:
-            course.close()
+        with ExitStack() as stack:
+            courses = [
+                stack.enter_context(
+                    Course(fleet=script.fleet, start=script.start, config=settings, balances=balances, skips=skips)
+                )
+                for balances in (False, True)
+            ]
+            done = len(script) * (seed - first_seed)
+            for step, _ in enumerate(play(courses, ([demand, demand] for demand in script)), 1):
+                progress(scenario.name, done + step, len(script) * scenario.seeds)
+            each.append((seed, courses[0].figures(), courses[1].figures()))
     without = together([one for _, one, _ in each])
     balanced = together([one for _, _, one in each])
     return Outcome(without, balanced, tuple(each), tuple(failures(scenario.expect, balanced, without)))

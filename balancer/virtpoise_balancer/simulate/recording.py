@@ -23,15 +23,27 @@ from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.formats import in_one_line
 from virtpoise_balancer.monitor.history import Part, PastGroup
 from virtpoise_balancer.simulate.contention import on_hosts
+from virtpoise_balancer.simulate.npz import read_arrays
 from virtpoise_balancer.simulate.script import Fleet, StepDemand
 
 _FORMAT = "virtpoise/recording/1"
 _HEAD = "recording.json"
 _INVENTORY = TypeAdapter(PastGroup)
 # The largest file of a recording, and the most that one part holds, once unpacked.
-_MOST_BYTES = 2**30
-# What reading a damaged zip, or an array in it, may raise.
-_DAMAGED = (zipfile.BadZipFile, zlib.error, LookupError, ValueError, RuntimeError, MemoryError, OSError, EOFError)
+_MOST_BYTES = 2**28
+# What reading a damaged zip, or what is in it, may raise.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    LookupError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+    MemoryError,
+    OSError,
+    EOFError,
+    ArithmeticError,
+)
 
 
 def anonymous(inventory: PastGroup) -> PastGroup:
@@ -123,12 +135,9 @@ def _unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _part(packed: bytes, inventory: PastGroup) -> Part:
-    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
-        if sum(one.file_size for one in archive.infolist()) > _MOST_BYTES:
-            raise ValueError("it is too large")
-    with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
-        found = {name: np.asarray(arrays[name], dtype=np.float64) for name in arrays.files if name != "home"}
-        home = np.asarray(arrays["home"], dtype=np.int64)
+    arrays = read_arrays(io.BytesIO(packed), _MOST_BYTES)
+    home = np.asarray(arrays.pop("home"), dtype=np.int64)
+    found = {name: np.asarray(array, dtype=np.float64) for name, array in arrays.items()}
     hosts, domains = len(inventory.hosts), len(inventory.domains)
     steps = len(home)
     for name, shape in (
@@ -142,6 +151,9 @@ def _part(packed: bytes, inventory: PastGroup) -> Part:
             raise ValueError(f"expected {name} of the shape {shape}, got {found[name].shape}")
     if home.shape != (steps, domains) or (home < -1).any() or (home >= hosts).any():
         raise ValueError("expected the numbers of hosts as places")
+    for name in ("cores", "delay", "held_bytes"):
+        if not (np.isfinite(found[name]) & (found[name] >= 0)).all():
+            raise ValueError(f"expected {name} of at least 0")
     left_out = int(found.pop("left_out"))
     return Part(home=home, left_out=left_out, **found)
 

@@ -19,7 +19,7 @@ from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.formats import problems
 from virtpoise_balancer.model import Policy
 from virtpoise_balancer.simulate.expect import Expectations
-from virtpoise_balancer.simulate.shapes import Cores, LongMinutes, Minutes, Shape
+from virtpoise_balancer.simulate.shapes import Cores, LongMinutes, Minutes, Shape, Spike
 
 # What a scenario may ask for: its loads are held in memory, a number for each domain and step.
 _MOST_NUMBERS = 20_000_000
@@ -226,13 +226,16 @@ class Scenario(Section):
                 f"duration_minutes: expected at most {_MOST_NUMBERS} steps of all domains together, got {numbers}: "
                 "fewer domains, less time, or a longer config.interval_seconds"
             )
-        hosts, domains = self.host_names, self.domain_names
+        hosts, domains, step_minutes = self.host_names, self.domain_names, self.config.interval_seconds / 60
         yield from _twice("hosts", self.hosts)
         yield from _twice("domains", self.domains)
         for number, entry in enumerate(self.domains):
             for at, pattern in enumerate(entry.hosts):
                 if not any(fnmatchcase(host, pattern) for host in hosts):
                     yield f"domains.{number}.hosts.{at}: expected one of the hosts or a pattern of them, got {pattern!r}"
+            for at, load in enumerate(entry.load):
+                if isinstance(load, Spike) and load.every_minutes < step_minutes:
+                    yield f"domains.{number}.load.{at}.every_minutes: expected at least a step ({step_minutes:g})"
         for number, event in enumerate(self.events):
             if event.at_minutes >= self.duration_minutes:
                 yield f"events.{number}.at_minutes: expected less than duration_minutes ({self.duration_minutes:g})"

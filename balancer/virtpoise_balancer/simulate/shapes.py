@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, BinaryIO, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.config.section import Section
 from virtpoise_balancer.errors import BadInput
+from virtpoise_balancer.simulate.npz import read_arrays
 
 _MINUTE = 60.0
 _GIB = 2**30
 Cores = Annotated[float, Field(ge=0, le=8192)]
 Minutes = Annotated[float, Field(ge=0, le=527040)]
-LongMinutes = Annotated[float, Field(gt=0, le=527040)]
+LongMinutes = Annotated[float, Field(ge=0.001, le=527040)]
+# A trace's file, and what it unpacks to. A thousand domains have a month of 5-minute figures in half of this.
+_MOST_BYTES = 2**27
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +153,22 @@ class Trace(Section):
 
     ``step_minutes``: from one number to the next.
 
-    ``file``: beside the scenario; ``.csv`` or ``.npz``, of which ``array`` names one. Rows are taken in turn.
+    ``file``: beside the scenario or in a folder there; ``.csv`` or ``.npz``, of which ``array`` names one. Rows are
+    taken in turn.
     """
 
     shape: Literal["trace"]
     file: Path
     array: str | None = None
     step_minutes: LongMinutes = 5.0
+
+    @field_validator("file")
+    @classmethod
+    def _beside(cls, file: Path) -> Path:
+        """A scenario comes with its files; one of a stranger's reads no other."""
+        if file.is_absolute() or ".." in file.parts:
+            raise ValueError("a file beside the scenario")
+        return file
 
     def wanted(self, grid: Grid) -> Floats:
         rows = self.rows(grid.folder)
@@ -165,21 +180,38 @@ class Trace(Section):
         """The rows of the file. BadInput when it has none that can be used."""
         path = folder / self.file
         try:
-            if path.suffix == ".npz":
-                with np.load(path, allow_pickle=False) as arrays:
-                    rows = np.asarray(arrays[self.array or arrays.files[0]], dtype=float)
-            else:
-                with path.open(newline="", encoding="utf-8") as lines:
-                    rows = np.array([[float(cell) for cell in row] for row in csv.reader(lines) if row])
+            with _opened(path) as file:
+                rows = self._packed(file) if path.suffix == ".npz" else _written(file)
         except OSError as error:
             raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
-        except KeyError:
-            raise BadInput(f"{path}: expected an array {self.array!r}") from None
-        except (ValueError, IndexError, EOFError):
+        except (TypeError, ValueError, csv.Error):
             raise BadInput(f"{path}: expected rows of numbers, all of one length") from None
         if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all() or (rows < 0).any():
             raise BadInput(f"{path}: expected rows of percentages, all of one length")
         return rows
+
+    def _packed(self, file: BinaryIO) -> Floats:
+        arrays = read_arrays(file, _MOST_BYTES)
+        name = self.array or next(iter(arrays), None)
+        if name not in arrays:
+            raise BadInput(f"{self.file}: expected an array {self.array!r}")
+        return np.asarray(arrays[name], dtype=float)
+
+
+def _opened(path: Path) -> BinaryIO:
+    """The file, to read. BadInput for what has no end, such as a device; OSError."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a FIFO would wait for a writer
+    file = os.fdopen(handle, "rb")
+    found = os.fstat(handle)
+    if stat.S_ISREG(found.st_mode) and found.st_size <= _MOST_BYTES:
+        return file
+    file.close()
+    raise BadInput(f"{path}: expected a regular file of at most {_MOST_BYTES} bytes")
+
+
+def _written(file: BinaryIO) -> Floats:
+    with io.TextIOWrapper(file, encoding="utf-8", newline="") as lines:
+        return np.array([np.array(row, dtype=float) for row in csv.reader(lines) if row])
 
 
 Shape = Annotated[Constant | StepChange | Wave | Wandering | Spike | Leak | Trace, Field(discriminator="shape")]

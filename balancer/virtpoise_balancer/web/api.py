@@ -52,7 +52,7 @@ def _reading(context: Context, operation: Operation) -> Callable[[Request], Resp
         def write() -> KeptAnswer:
             return KeptAnswer(adapter.dump_json(operation.run(request)), "application/json")
 
-        key = (request.url.path, request.query_params.get("limit", "")[:LONGEST_ARGUMENT])
+        key = (request.scope["path"], request.query_params.get("limit", "")[:LONGEST_ARGUMENT])
         try:
             return context.kept.get(key, write, until_changed=operation.until_changed).answer(request)
         except VirtpoiseError as error:

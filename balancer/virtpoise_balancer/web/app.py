@@ -106,7 +106,9 @@ def _health(contexts: Sequence[Context]) -> list[Route]:
         return f"{', '.join(hosts[:_MOST_NAMED])}{more}"
 
     def stalled() -> Response | None:
-        """One that has stopped stops those after it."""
+        """The answer that a group has stopped, or None. Groups follow each other, so one that has stopped stops the
+        others.
+        """
         for context in contexts:
             if (seconds := context.published.stalled_seconds) is not None:
                 return PlainTextResponse(f"No cycle has ended for {seconds:.0f} s{_of(context)}.\n", 503)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from virtpoise_balancer.errors import NotKnown, Refused
@@ -9,7 +10,7 @@ from virtpoise_balancer.explain.explain import Explanation, of_domain, of_host
 from virtpoise_balancer.knowledge.records import MigrationRecord
 from virtpoise_balancer.model import Domain, Plan, Snapshot
 from virtpoise_balancer.web.context import MOST_RECORDS, Context
-from virtpoise_balancer.web.state import HostStatus, State, host_statuses
+from virtpoise_balancer.web.state import HostStatus, State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +32,15 @@ class DomainDetail:
     migrations: tuple[MigrationRecord, ...]
 
 
-def host_detail(state: State, name: str) -> HostDetail:
-    """The host of this name. NotKnown if there is none, Refused before the first snapshot."""
+def host_detail(state: State, statuses: Iterable[HostStatus], name: str) -> HostDetail:
+    """The host of this name. NotKnown if there is none, Refused before the first snapshot. ``statuses``: of the state's
+    hosts.
+    """
     snapshot = seen(state)
     host = snapshot.host(name)
     if host is None:
         raise NotKnown(f"{name}: no such host is scraped")
-    (found,) = (one for one in host_statuses(state) if one.name == name)
+    (found,) = (one for one in statuses if one.name == name)
     return HostDetail(
         status=found,
         step_seconds=snapshot.step_seconds,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import unquote
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
@@ -105,8 +104,8 @@ class ByGroup:
             return
         request = Request(scope)
         given = request.query_params.get("group")
-        name = given if given is not None else self._named_by(request.url.path)
-        if name is None and not request.url.path.startswith(API):
+        name = given if given is not None else self._named_by(scope["path"])
+        if name is None and not scope["path"].startswith(API):
             name = self._contexts[0].group
         if name is None:
             why = f"group: expected {_expected(request, tuple(self._apps))}, got none"
@@ -123,7 +122,7 @@ class ByGroup:
         kind, _, name = place.partition("/")
         if kind not in ("hosts", "domains", "explain") or not name:
             return None
-        names = {unquote(name), *(unquote(name.removesuffix(f"/{order}")) for order in _ORDERS if name.endswith(order))}
+        names = {name, *(name.removesuffix(f"/{order}") for order in _ORDERS)}
         found = [one.group for one in self._contexts if _has(one, kind, names)]
         return found[0] if len(found) == 1 else None
 

@@ -21,6 +21,7 @@ from virtpoise_balancer.errors import BadInput, VirtpoiseError
 from virtpoise_balancer.knowledge.records import STRANGER
 from virtpoise_balancer.tokens import USER_HEADER, TokenRole, known, may, read_tokens, user_name
 from virtpoise_balancer.web.connections import Peer, place_of
+from virtpoise_balancer.web.fair import FairAnswers
 from virtpoise_balancer.web.pace import Pace
 
 # A page may load only files of this server: nothing inline, nothing framed, nothing sent to other sites.
@@ -64,7 +65,7 @@ class Gate:
             return f"over {self.web.socket} only root and the balancer's own user may order (see web.socket_group)"
         if self.web.token_file is None:
             return "web.token_file is not set, so no orders are possible here"
-        if connection.url.scheme != "https" and not is_loopback(_client(connection)):
+        if connection.scope["scheme"] != "https" and not is_loopback(_client(connection)):
             return "orders are accepted only over TLS, or on the balancer's own machine"
         return None
 
@@ -207,8 +208,8 @@ def _basic(credentials: str) -> tuple[str, str]:
 
 
 class Guard:
-    """Wraps the application: the pace of each address, the names that it answers to, who may read, and headers for
-    every answer.
+    """Wraps the application: the pace of each address and its turns, the names that it answers to, who may read, and
+    headers for every answer.
 
     On loopback it answers only to this machine's names and the external address, so that no other site's page can read
     it by giving its own name this machine's address (DNS rebinding). Where it listens at a name, such as the host's own
@@ -219,6 +220,7 @@ class Guard:
         self._app = app
         self._gate = gate
         self._pace = Pace()
+        self._answers = FairAnswers()
         web = gate.web
         host = web.listen_address.rpartition(":")[0].strip("[]").lower()
         external = urlsplit(web.external_url).hostname if web.external_url else None
@@ -241,14 +243,28 @@ class Guard:
             await send(message)
 
         connection = HTTPConnection(scope)
-        wait = self._pace.wait_seconds(f"{_kind(connection)} of {counted_for(connection)}")
+        who = f"{_kind(connection)} of {counted_for(connection)}"
+        wait = self._pace.wait_seconds(who)
         if wait is None:
-            refused = PlainTextResponse("Too many requests from this address.\n", 429, {"Retry-After": "2"})
-            await refused(scope, receive, with_headers)
+            await _too_many()(scope, receive, with_headers)
             return
         if wait:
             await asyncio.sleep(wait)
-        await (self._refused(connection) or self._app)(scope, receive, with_headers)
+        app = self._refused(connection) or self._app
+        if scope["method"] not in ("GET", "HEAD"):
+            await app(scope, receive, with_headers)
+            return
+        async with self._answers.turn(who) as written:
+            if written is None:
+                await _too_many()(scope, receive, with_headers)
+                return
+
+            async def with_turn(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    written()
+                await with_headers(message)
+
+            await app(scope, receive, with_turn)
 
     def _refused(self, connection: HTTPConnection) -> Response | None:
         if self._is_local(connection) and _name(connection.headers.get("host", "")) not in self._names:
@@ -266,6 +282,10 @@ class Guard:
             return False
         reached, _ = connection.scope.get("server") or ("", None)
         return self._on_loopback or (self._at_name and is_loopback(reached))
+
+
+def _too_many() -> Response:
+    return PlainTextResponse("Too many requests from this address.\n", 429, {"Retry-After": "2"})
 
 
 def _kind(connection: HTTPConnection) -> str:

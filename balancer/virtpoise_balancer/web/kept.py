@@ -23,8 +23,8 @@ _SLICE_BYTES = 1 << 16
 _LEAST_PACKED_BYTES = 1000
 _LONGEST_PAUSE_SECONDS = 0.5
 _FRESH_SECONDS = 1.0
-# Characters of a query's argument that distinguish answers; no valid one is longer.
-LONGEST_ARGUMENT = 8
+# How many characters of a query's argument distinguish answers; further ones do not count.
+LONGEST_ARGUMENT = 64
 
 
 @dataclass(slots=True)

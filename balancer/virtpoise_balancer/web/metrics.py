@@ -7,7 +7,15 @@ from collections import Counter as Tally
 from collections.abc import Iterator
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, Summary
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    Summary,
+    disable_created_metrics,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -15,17 +23,18 @@ from virtpoise_balancer import __version__
 from virtpoise_balancer.analyse.brake import BrakeCause
 from virtpoise_balancer.analyse.measure import DuePrediction, Measured
 from virtpoise_balancer.analyse.others import ChangeKind, OthersChange
-from virtpoise_balancer.analyse.triggers import ahead
 from virtpoise_balancer.knowledge.records import STRANGER, Action, PredictionRecord
 from virtpoise_balancer.model import MigrationOutcome, Mode, Move, Result, Role, UnsettledKind
-from virtpoise_balancer.monitor.targets import TargetRefusal
+from virtpoise_balancer.web.gauges import by_host, of_hosts, single
 from virtpoise_balancer.web.newest import Newest
-from virtpoise_balancer.web.state import Published, host_statuses
+from virtpoise_balancer.web.state import Published, State
 
 _ERROR_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 _DURATION_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 _DOWNTIME_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10)
 _CYCLE_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+# When each counter began: a series more for each of them, also for each pair of hosts, and nobody asks for it.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 # Of a thousand hosts there are a million pairs.
 _MOST_PAIRS = 1000
 
@@ -154,7 +163,6 @@ class Metrics:
 
     def prediction_measured(self, due: DuePrediction, measured: Measured) -> None:
         self.changes += 1
-        """``ends``: the migration's source and destination."""
         if measured.ratio is None or measured.error is None:
             return
         self._errors.labels(due.role).observe(abs(measured.error))
@@ -179,19 +187,20 @@ class Metrics:
 class _StateCollector(Collector):
     def __init__(self, published: Published) -> None:
         self._published = published
+        self._made: tuple[State, tuple[Metric, ...]] | None = None
 
     def describe(self) -> Iterator[Metric]:
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
         state = self._published.state
-        yield _single("virtpoise_leader", "1 on the active balancer, 0 on standby.", float(state.leader))
+        yield single("virtpoise_leader", "1 on the active balancer, 0 on standby.", float(state.leader))
         mode = GaugeMetricFamily("virtpoise_mode", "1 for the mode in force.", labels=["mode"])
         for name in get_args(Mode):
             mode.add_metric([name], float(name == self._published.mode))
         yield mode
         paused = self._published.overrides().paused is not None
-        yield _single("virtpoise_paused", "1 while the balancer is paused by an order.", paused)
+        yield single("virtpoise_paused", "1 while the balancer is paused by an order.", paused)
         brake = GaugeMetricFamily(
             "virtpoise_brake",
             "1 while the brake is on, so that moves are only recommended, by what pulled it.",
@@ -212,11 +221,11 @@ class _StateCollector(Collector):
         yield blackout
         yield from self._in_flight()
         if state.cycle_at is not None:
-            yield _single(
+            yield single(
                 "virtpoise_last_cycle_timestamp_seconds", "When the newest cycle ran, in Unix time.", state.cycle_at
             )
         if state.figures_at is not None:
-            yield _single(
+            yield single(
                 "virtpoise_snapshot_age_seconds",
                 "Age of the newest sample of any host that was ever seen. It grows while cycles fail.",
                 max(self._published.clock.now() - state.figures_at, 0.0),
@@ -224,29 +233,29 @@ class _StateCollector(Collector):
         yield self._unaccounted()
         yield self._draining()
         yield self._store()
-        yield from self._hosts()
+        yield from self._of_state(state)
         yield from self._plan()
         yield from _predictions(state.predictions)
 
     def _in_flight(self) -> Iterator[Metric]:
-        """In total and by host: a migration fills the uplinks of its two hosts."""
+        """The migrations under way, in total and by host: each fills the uplinks of its two hosts."""
         flights, now = self._published.in_flight(), self._published.clock.now()
-        yield _single("virtpoise_migrations_in_flight", "Running migrations.", len(flights))
-        yield _single(
+        yield single("virtpoise_migrations_in_flight", "Running migrations.", len(flights))
+        yield single(
             "virtpoise_migration_oldest_seconds",
             "How long the oldest running migration has taken so far; 0 without one.",
             max((flight.seconds(now) for flight in flights), default=0.0),
         )
         ends = Tally(host for flight in flights for host in (flight.move.source, flight.move.destination))
-        snapshot = self._published.state.snapshot
-        seen = {host.name for host in snapshot.hosts} if snapshot else set()
-        family = _by_host("virtpoise_host_migrations_in_flight", "Running migrations from the host or to it.")
-        for name in sorted(seen | ends.keys()):
-            family.add_metric([name], ends[name])
+        family = by_host(
+            "virtpoise_host_migrations_in_flight", "Running migrations from the host or to it; no series without one."
+        )
+        for name, number in sorted(ends.items()):
+            family.add_metric([name], number)
         yield family
 
     def _store(self) -> Metric:
-        return _single(
+        return single(
             "virtpoise_store_broken_rows",
             "Rows of the store that cannot be read, so that cycles leave them out. The log names them.",
             len(self._published.state.broken),
@@ -266,106 +275,30 @@ class _StateCollector(Collector):
         return family
 
     def _draining(self) -> Metric:
-        """Also for hosts that are not seen: a drained host may be switched off."""
-        state = self._published.state
-        ordered = {name: order.draining for name, order in state.drains.items()}
-        seen = {host.name: False for host in state.snapshot.hosts} if state.snapshot else {}
-        family = _by_host("virtpoise_host_draining", "1 from drain to undrain, even while the host is not seen.")
-        for name, draining in sorted((seen | ordered).items()):
-            family.add_metric([name], float(draining))
+        """Which hosts drain, also those that are not seen: a drained host may be switched off."""
+        family = by_host(
+            "virtpoise_host_draining",
+            "1 from drain to undrain, even while the host is not seen; 0 after it; no series without an order.",
+        )
+        for name, order in sorted(self._published.state.drains.items()):
+            family.add_metric([name], float(order.draining))
         return family
 
-    def _hosts(self) -> Iterator[Metric]:
-        state = self._published.state
-        if state.observation is None:
-            return
-        yield _single(
-            "virtpoise_domain_vanished",
-            "Domains that ran nowhere after their migration, until their hosts' libvirt or a person accounts for them.",
-            sum(one.kind is UnsettledKind.NOWHERE for one in state.unsettled),
-        )
-        yield _single(
-            "virtpoise_domain_duplicates",
-            "Domains seen running on more than one host.",
-            len(state.observation.duplicates),
-        )
-        refused = GaugeMetricFamily(
-            "virtpoise_refused_targets",
-            "Targets of Prometheus that are refused as hosts: not_a_host (neither DNS name nor address) or not_admitted.",
-            labels=["reason"],
-        )
-        for reason in TargetRefusal:
-            refused.add_metric([reason.value], state.refused.counts.get(reason, 0))
-        yield refused
-        load = _by_host("virtpoise_host_cpu_load_ratio", "Newest CPU load of the host, as the balancer sees it.")
-        policy = state.policy
-        thresholds = [
-            (
-                _by_host(
-                    f"virtpoise_host_{name}_threshold_ratio",
-                    f"{what} use from which a sample of the host counts towards an overload.",
-                ),
-                trigger.threshold,
-            )
-            for name, what, trigger in (
-                ("cpu", "CPU", policy.cpu),
-                ("memory", "Memory", policy.memory),
-                ("network", "Uplink", policy.network),
-            )
-        ]
-        memory = _by_host("virtpoise_host_memory_ratio", "Memory of the host that is in use or reserved.")
-        count = _by_host(
-            "virtpoise_overload_consecutive",
-            "Consecutive samples at or above the threshold, of the resource that is nearest to an overload.",
-        )
-        penalty = _by_host(
-            "virtpoise_penalty_seconds",
-            "How long the host is still in back-off after an attempt that did not solve its problem.",
-        )
-        states = GaugeMetricFamily(
-            "virtpoise_host_state",
-            "1 for the state that the host is in; the other states have no series.",
-            labels=["host", "state"],
-        )
-        unknown = GaugeMetricFamily(
-            "virtpoise_host_unknown",
-            "1 while the host is unknown, by reason: stale, figures, targets, groups, libvirt, domains, silent, unaccounted or migrating.",
-            labels=["host", "reason"],
-        )
-        answers = _by_host(
-            "virtpoise_host_libvirt_answers", "Whether the host's libvirt answered the balancer's last query: 1 or 0."
-        )
-        trend = _by_host(
-            "virtpoise_host_trend_ratio", "CPU load that the host's trend forecasts; none where it is not believed."
-        )
-        hosts = state.observation.snapshot.hosts
-        for host, figures, forecast in zip(hosts, host_statuses(state), ahead(hosts, policy).tolist(), strict=True):
-            states.add_metric([host.name, host.state.value], 1.0)  # not the others with 0: a host has one state
-            for family, threshold in thresholds:
-                family.add_metric([host.name], threshold)
-            count.add_metric([host.name], figures.consecutive)
-            if host.known:
-                load.add_metric([host.name], host.load)
-                memory.add_metric([host.name], host.memory_ratio)
-            if forecast >= 0:  # False for NaN
-                trend.add_metric([host.name], forecast)
-            if figures.penalty_seconds:
-                penalty.add_metric([host.name], figures.penalty_seconds)
-            if why := host.why_unknown:
-                unknown.add_metric([host.name, why.kind.value], 1.0)
-            if answer := state.host_answers.get(host.name):
-                answers.add_metric([host.name], 0.0 if answer.why else 1.0)
-        yield from (load, memory, trend, count, penalty, states, unknown, answers)
-        yield from (family for family, _ in thresholds)
+    def _of_state(self, state: State) -> tuple[Metric, ...]:
+        """What changes with the state alone. It is made once of each."""
+        made = self._made
+        if made is None or made[0] is not state:
+            made = self._made = (state, tuple(of_hosts(state, self._published.statuses(state))))
+        return made[1]
 
     def _plan(self) -> Iterator[Metric]:
         plan = self._published.state.plan
         if plan is None:
             return
-        yield _single(
+        yield single(
             "virtpoise_plan_unsolved", "1 while there is a problem that the plan does not solve.", not plan.solved
         )
-        yield _single("virtpoise_plan_moves", "Moves in the newest plan.", len(plan.moves))
+        yield single("virtpoise_plan_moves", "Moves in the newest plan.", len(plan.moves))
         refusals = GaugeMetricFamily(
             "virtpoise_refusals", "Refusals of hosts and domains in the newest plan, by reason.", labels=["reason"]
         )
@@ -389,11 +322,3 @@ def _predictions(records: tuple[PredictionRecord, ...]) -> Iterator[Metric]:
         for field, family in families.items():
             family.add_metric(list(key), getattr(record, field))
     yield from families.values()
-
-
-def _single(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, text, value=value)
-
-
-def _by_host(name: str, text: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, text, labels=["host"])

@@ -22,7 +22,7 @@ from virtpoise_balancer.web.context import MOST_RECORDS, Context
 from virtpoise_balancer.web.detail import DomainDetail, HostDetail, domain_detail, host_detail, planned, seen
 from virtpoise_balancer.web.discovery import Targets, targets
 from virtpoise_balancer.web.groups import GroupStatus, group_statuses
-from virtpoise_balancer.web.state import HostStatus, Status, host_statuses, status
+from virtpoise_balancer.web.state import HostStatus, Status, status
 
 PREFIX = "/api/v1"
 _MOST_MOVES = 10_000
@@ -146,10 +146,11 @@ def operations(context: Context) -> tuple[Operation, ...]:
         return group_statuses(context.every())
 
     def show_hosts(_request: Request) -> tuple[HostStatus, ...]:
-        return host_statuses(published.state)
+        return published.statuses(published.state)
 
     def show_host(request: Request) -> HostDetail:
-        return host_detail(published.state, request.path_params["name"])
+        state = published.state
+        return host_detail(state, published.statuses(state), request.path_params["name"])
 
     def show_domains(_request: Request) -> tuple[Domain, ...]:
         return published.state.snapshot.domains if published.state.snapshot else ()

@@ -9,10 +9,12 @@ from operator import itemgetter
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.brake import Brake, in_force
 from virtpoise_balancer.analyse.drains import DrainOrder, is_draining
+from virtpoise_balancer.analyse.host_limits import trigger_of
 from virtpoise_balancer.analyse.overload import consecutive
 from virtpoise_balancer.analyse.triggers import overloads, watched
 from virtpoise_balancer.blackout import Blackout
 from virtpoise_balancer.clock import SYSTEM, Clock
+from virtpoise_balancer.control.acting import mode_in_force
 from virtpoise_balancer.execute.executor import InFlight
 from virtpoise_balancer.execute.reach import HostAnswer
 from virtpoise_balancer.knowledge.records import Overrides, OverrideValue, PredictionRecord
@@ -41,16 +43,18 @@ _STALLED_SECONDS = 60.0
 class State:
     """What the newest cycle left. It is replaced as a whole, never changed.
 
-    ``mode``: the configured mode; ``cycle_at``: when the newest cycle ran (Unix seconds), None before the first;
-    ``figures_at``: the time of the newest sample that any cycle has seen; ``unsettled``: domains that keep all action
-    off their hosts; ``brake`` and ``blackout``: as the newest cycle found them; ``host_answers``: the last answer of
-    each host's libvirt to the balancer.
+    ``mode``: the configured mode; ``only_recommends``: why no move may be made without a person's approval, whatever
+    the mode, or None; ``cycle_at``: when the newest cycle ran (Unix seconds), None before the first; ``figures_at``:
+    the time of the newest sample that any cycle has seen; ``unsettled``: domains that keep all action off their hosts;
+    ``brake`` and ``blackout``: as the newest cycle found them; ``host_answers``: the last answer of each host's libvirt
+    to the balancer.
     """
 
     mode: Mode
     leader: bool
     policy: Policy
     interval_seconds: float
+    only_recommends: str | None = None
     cycle_at: float | None = None
     figures_at: float | None = None
     result: str = ""
@@ -93,6 +97,7 @@ class Published:
     overrides: Callable[[], Overrides] = Overrides
     clock: Clock = SYSTEM
     cycle_ended: float = field(init=False)
+    _statuses: tuple[State, tuple[HostStatus, ...]] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.cycle_ended = self.clock.monotonic()
@@ -105,8 +110,16 @@ class Published:
 
     @property
     def mode(self) -> Mode:
-        """The mode in force: an order overrides the configuration, and the brake overrides both."""
-        return "recommend" if self.brake else self.overrides().mode_over(self.state.mode)
+        """The mode in force, with the orders that came since the newest cycle."""
+        state = self.state
+        return mode_in_force(self.overrides(), state.mode, brake=self.brake, only_recommends=state.only_recommends)
+
+    def statuses(self, state: State) -> tuple[HostStatus, ...]:
+        """All hosts in the snapshot's order; empty before the first snapshot. Made once of each state."""
+        made = self._statuses
+        if made is None or made[0] is not state:
+            made = self._statuses = (state, host_statuses(state))
+        return made[1]
 
     @property
     def brake(self) -> Brake | None:
@@ -127,6 +140,7 @@ class HostStatus:
     ``overloaded``: the newest plan takes it as overloaded; while there is no plan, the newest samples make it so.
     ``consecutive``: how many of ``resource``'s newest samples count towards the ``needed`` ones that make a problem;
     fewer are enough on a host whose load rises. ``resource``: the one nearest to a problem; ``ratio``: its newest.
+    ``threshold``: the host's own of its CPU load, or the common one.
     """
 
     name: str
@@ -145,6 +159,7 @@ class HostStatus:
     ratio: float | None
     consecutive: int
     needed: int
+    threshold: float
     penalty_seconds: float
     failures: int
     domains: tuple[str, ...]
@@ -246,6 +261,7 @@ def _host_status(
         ratio=nearest.ratio if nearest else None,
         consecutive=nearest.consecutive if nearest else 0,
         needed=state.policy.trigger(nearest.resource if nearest else Resource.CPU).consecutive,
+        threshold=trigger_of(host, Resource.CPU, state.policy).threshold,
         penalty_seconds=max(host.penalty_until - snapshot.time, 0.0) if host.penalty_until else 0.0,
         failures=backoff.failures if backoff else 0,
         domains=tuple(sorted(domain.name for domain in domains)),
@@ -257,11 +273,14 @@ def _nearest_to_problem(policy: Policy, snapshot: Snapshot, host: Host) -> Overl
     host that is unknown.
     """
     counts = [
-        (count / trigger.consecutive, Overload(host=host.name, resource=one, ratio=samples[-1], consecutive=count))
+        (count / trigger.consecutive, one, samples[-1], count)
         for one, trigger, samples in (watched(host, policy) if host.known else ())
         for count in (consecutive(host, trigger, snapshot, samples),)
     ]
-    return max(counts, key=itemgetter(0))[1] if counts else None
+    if not counts:
+        return None
+    _, resource, ratio, count = max(counts, key=itemgetter(0))
+    return Overload(host=host.name, resource=resource, ratio=ratio, consecutive=count)
 
 
 def flights(published: Published) -> tuple[Flight, ...]:
@@ -297,7 +316,7 @@ def status(published: Published) -> Status:
         snapshot_at=state.snapshot.time if state.snapshot else None,
         result=state.result,
         sentence=state.sentence,
-        hosts=host_statuses(state),
+        hosts=published.statuses(state),
         in_flight=flights(published),
         unsettled=state.unsettled,
         refused_targets=state.refused,

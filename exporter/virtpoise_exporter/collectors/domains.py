@@ -8,7 +8,7 @@ from virtpoise_exporter.clock import SYSTEM, Clock
 from virtpoise_exporter.collectors.staleness import Figure, Lives, Staleness
 from virtpoise_exporter.exposition import Family
 from virtpoise_exporter.kernel.topology import TopologyKeeper
-from virtpoise_exporter.source import Usage
+from virtpoise_exporter.usage import Usage
 from virtpoise_exporter.virt.link import Link
 from virtpoise_exporter.virt.model import UNSEEN, Domain, Inventory
 

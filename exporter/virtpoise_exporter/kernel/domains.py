@@ -9,7 +9,7 @@ from pathlib import Path
 from virtpoise_exporter.clock import SYSTEM, Clock
 from virtpoise_exporter.kernel.netdev import Counters, read_netdev
 from virtpoise_exporter.kernel.process import is_vcpu, parse_schedstat, parse_stat, pid_file, uuid_of
-from virtpoise_exporter.source import Traffic, Usage, VcpuSums
+from virtpoise_exporter.usage import Traffic, Usage, VcpuSums
 from virtpoise_exporter.virt.model import Domain, Nic
 
 NAMING_SECONDS = 5.0  # QEMU names the threads of its vCPUs much sooner
@@ -80,7 +80,7 @@ class KernelSource:
         return not process.has_vcpus
 
     def read(self, domains: Sequence[Domain], _seconds: float) -> Mapping[str, Usage]:
-        """See ``Source``. Only the kernel is asked, which does not block, so the time is not limited."""
+        """See ``choice.Source``. Only the kernel is asked, which does not block, so the time is not limited."""
         processes, usages = self._processes, {}
         counters = self._counters() if any(domain.facts.nics for domain in domains) else {}
         with self._reading:

@@ -5,7 +5,7 @@ hold.
 from pathlib import Path
 from typing import NamedTuple
 
-from virtpoise_exporter.source import Flow
+from virtpoise_exporter.usage import Flow
 
 
 class Counters(NamedTuple):
@@ -42,4 +42,17 @@ def parse_default_route(text: str) -> str:
         fields = line.split()
         if len(fields) >= 8 and fields[1] == "00000000" and fields[7] == "00000000" and fields[6].isdecimal():
             routes.append((int(fields[6]), fields[0]))
+    return min(routes)[1] if routes else ""
+
+
+def parse_default_route6(text: str) -> str:
+    """The device of the IPv6 default route with the least metric in ``/proc/net/ipv6_route``; empty if there is none.
+
+    The kernel has one to ``lo`` that refuses what no other route takes.
+    """
+    routes = []
+    for line in text.split("\n"):
+        fields = line.split()
+        if len(fields) >= 10 and fields[0] == "0" * 32 and fields[1] == "00" and fields[9] != "lo":
+            routes.append((int(fields[5], 16), fields[9]))
     return min(routes)[1] if routes else ""

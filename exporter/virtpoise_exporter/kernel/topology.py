@@ -15,8 +15,9 @@ from functools import cached_property
 from pathlib import Path
 
 from virtpoise_exporter.clock import SYSTEM, Clock
-from virtpoise_exporter.kernel.netdev import parse_default_route
+from virtpoise_exporter.kernel.netdev import parse_default_route, parse_default_route6
 from virtpoise_exporter.kernel.openvswitch import Switches, read_switches
+from virtpoise_exporter.kernel.rtnetlink import vxlan_leaves_by
 from virtpoise_exporter.log import log
 from virtpoise_exporter.virt.model import Forward, Nic
 
@@ -39,6 +40,7 @@ class Device:
     bond: bool = False  # or a team, or a bond of Open vSwitch
     bridge: bool = False
     tunnel: bool = False  # its packets leave by the host's routes
+    leaves_by: str | None = None  # of a tunnel: the device of its route, "" without one; None: not known
     outside: bool = False  # its other end is in another network namespace: the veth of a container or lab host
     speed_bytes: float | None = None  # per second and direction; None if the device has no speed
 
@@ -97,23 +99,20 @@ class Topology:
 
     def _behind(self, device: Device) -> Iterator[str]:
         """Where a device's traffic goes on: down to what it stands on, up to the bridge that holds it, along a veth
-        pair, and out of a tunnel by the default route.
+        pair, and out of a tunnel by its route, which may be the default one.
         """
         yield from device.lowers
         yield from (upper for upper in device.uppers if upper in self.devices and self.devices[upper].bridge)
         yield device.peer
         if device.tunnel and not device.lowers:
-            yield self.default_route
+            yield self.default_route if device.leaves_by is None else device.leaves_by
 
 
 def read_topology(procfs: Path, sysfs: Path, speeds: Mapping[str, float]) -> Topology:
     """The devices below ``sysfs``; ``speeds`` (bytes per second) stand in for what the devices say."""
     devices = {device.name: device for device in _read_links(sysfs / "class/net", speeds)}
     _add_switches(devices, read_switches(), speeds)
-    try:
-        route = parse_default_route((procfs / "net/route").read_text(errors="surrogateescape"))
-    except OSError:  # a kernel without IPv4
-        route = ""
+    route = parse_default_route(_text(procfs / "net/route")) or parse_default_route6(_text(procfs / "net/ipv6_route"))
     return Topology(devices, route)
 
 
@@ -159,7 +158,10 @@ def _read_links(folder: Path, speeds: Mapping[str, float]) -> Iterable[Device]:
     ends = {pair: name for name, pair in indexes.items()}
     for name, device in found.items():
         own, other = indexes.get(name, ("", ""))
-        if own == other or device.tunnel:
+        if device.tunnel:
+            yield replace(device, leaves_by=vxlan_leaves_by(name))
+            continue
+        if own == other:
             yield device
             continue
         peer = ends.get((other, own), "")

@@ -6,7 +6,7 @@ from typing import Any
 
 import libvirt
 
-from virtpoise_exporter.source import Flow, Traffic, Usage, VcpuSums
+from virtpoise_exporter.usage import Flow, Traffic, Usage, VcpuSums
 from virtpoise_exporter.virt.model import Domain
 from virtpoise_exporter.virt.stats import Ask
 
@@ -33,7 +33,7 @@ class LibvirtSource:
         self._summing = threading.Lock()
 
     def read(self, domains: Sequence[Domain], seconds: float) -> Mapping[str, Usage]:
-        """See Source."""
+        """See ``choice.Source``."""
         stats = self._ask(domains, seconds).stats
         with self._summing:
             lives = [(domain.uuid, domain.id) for domain in domains]

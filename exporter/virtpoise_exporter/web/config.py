@@ -37,6 +37,8 @@ _HEADERS = (
 )
 _BCRYPT = re.compile(r"\$2[abxy]\$(\d\d)\$[./A-Za-z0-9]{53}")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
+# Python refuses to write down a whole number of more than 4,300 digits, in a message as well.
+_LONGEST_NUMBER = 1000
 _MOST_BURST = 1_000_000
 # No file's name has a zero byte, or half of a surrogate pair.
 _NO_PATH = re.compile("[\0\ud800-\udfff]")
@@ -100,10 +102,15 @@ def _parsed(text: str) -> Any:
 
 
 def _repeated(node: Any, path: str, seen: set[int]) -> Iterator[str]:
-    """A line for each key that stands twice in its mapping. ``seen``: nodes that were looked at, by their ``id``."""
+    """A line for each key that stands twice in its mapping, and for each number that is too long.
+
+    ``seen``: nodes that were looked at, by their ``id``.
+    """
     if node is None or id(node) in seen:  # an alias, which may lead to itself
         return
     seen.add(id(node))
+    if node.id == "scalar" and node.tag == "tag:yaml.org,2002:int" and len(node.value) > _LONGEST_NUMBER:
+        yield f"{path.removesuffix('.')}: expected a number of at most {_LONGEST_NUMBER} characters"
     if node.id == "sequence":
         for value in node.value:
             yield from _repeated(value, path, seen)
@@ -114,6 +121,7 @@ def _repeated(node: Any, path: str, seen: set[int]) -> Iterator[str]:
             if name in lines:
                 yield f"{path}{name}: expected each key once, got it again in line {line} (first in {lines[name]})"
             lines[name] = line
+            yield from _repeated(key, path, seen)
             yield from _repeated(value, f"{path}{name}.", seen)
 
 

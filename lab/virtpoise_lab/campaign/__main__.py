@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from virtpoise_lab.campaign.faults import FAULTS
-from virtpoise_lab.campaign.run import Outcome, last, play
+from virtpoise_lab.campaign.play import Outcome, last, play
 from virtpoise_lab.floors import positive
 
 _PROGRESS_SECONDS = 10.0

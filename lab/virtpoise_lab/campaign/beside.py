@@ -6,13 +6,10 @@ It has an overload of its own to solve, or stands still from the start. It must 
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING
 
 from virtpoise_lab.campaign.prometheus import selector
+from virtpoise_lab.campaign.stage import Stage
 from virtpoise_lab.campaign.world import Machine
-
-if TYPE_CHECKING:
-    from virtpoise_lab.campaign.run import Run
 
 FIRST, BESIDE = "first", "beside"
 # Why it stands still. An empty one: it does not.
@@ -37,7 +34,7 @@ def configured(still: str) -> str:
     return f"groups: {{{FIRST}: {{matchers: '{selector(FIRST)}'}}, {BESIDE}: {{matchers: '{matchers}'}}}}"
 
 
-def set_up(run: Run, random: Random, limit: float) -> None:
+def set_up(run: Stage, random: Random, limit: float) -> None:
     """Make the second group's hosts and domains.
 
     ``limit``: the cores that a host may use. The first of these hosts uses more.
@@ -47,12 +44,12 @@ def set_up(run: Run, random: Random, limit: float) -> None:
         wanted = limit * (random.uniform(1.05, 1.2) if host == _HOSTS[0] else random.uniform(0.15, 0.45))
         run.world.fill(host, wanted, random, named="beside", uuids="00000000-0000-4000-9000-")
     now, execute = run.kernel.at, run.disk.driver.execute
-    if run.still == "paused":
+    if run.setting.still == "paused":
         execute(
             "INSERT INTO overrides (group_name, name, value, instead_of, at, who) VALUES (?, 'paused', 'yes', 'no', ?, ?)",
             (BESIDE, now, "person"),
         )
-    if run.still == "braked":
+    if run.setting.still == "braked":
         execute(
             "INSERT INTO brakes (group_name, at, cause, why) VALUES (?, ?, 'others', 'two act')",
             (BESIDE, now),

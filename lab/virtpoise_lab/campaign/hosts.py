@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from virtpoise_balancer.errors import LibvirtError
+from virtpoise_balancer.errors import LibvirtError, NoRoom
 from virtpoise_balancer.execute.facts import Bound, Hardware, HardwareVerdict, HostFacts, Presence
 from virtpoise_balancer.execute.hosts import Completed
 from virtpoise_balancer.model import DiskCopy, Progress
@@ -115,6 +115,9 @@ class ModelHosts:
         )
 
     def progress(self, host: str, uuid: str) -> Progress | None:
+        if uuid in self.world.machines[host].mute:
+            self._reach(host)
+            self._reach_monitor(host, uuid)
         return self._answer(host, lambda: self._progress(host, uuid))
 
     def _progress(self, host: str, uuid: str) -> Progress | None:
@@ -144,8 +147,12 @@ class ModelHosts:
         destination: str,
         bandwidth_mib_per_second: int | None,
         copies: Sequence[DiskCopy] = (),
+        *,
+        post_copy: bool = False,
     ) -> Iterator[ModelRequest]:
         self.process.check()
+        if post_copy:
+            raise AssertionError("the model's libvirt has no post-copy")
         self.on_request(self.process, uuid, source, destination)
         world = self.world
         if missing := {one.path for one in copies} - world.machines[destination].images:
@@ -166,6 +173,9 @@ class ModelHosts:
 
     def dirty_rate(self, host: str, uuid: str, least_bytes: int) -> float | None:
         return None  # its domains are small
+
+    def switch(self, host: str, uuid: str) -> None:
+        raise AssertionError("the model's libvirt has no post-copy")
 
     def set_bandwidth(self, host: str, uuid: str, bandwidth_mib_per_second: int | None) -> None:
         self.on_act(self.process, "a limit of the bandwidth", host, uuid)
@@ -218,22 +228,32 @@ class ModelHosts:
 
         def do() -> None:
             if taken := machine.images.intersection(paths):
-                raise LibvirtError(f"storage volume '{sorted(taken)[0]}' exists already")
+                raise NoRoom(f"storage volume '{sorted(taken)[0]}' exists already")
             if machine.full:
-                raise LibvirtError("the storage pool at /images has 0 bytes free")
+                raise NoRoom("the storage pool at /images has 0 bytes free")
             machine.images.update(paths)
             machine.ours.update(paths)
 
         self._do(host, do, "a volume", "")
         return paths
 
-    def discard(self, host: str, uuid: str, paths: Sequence[str], changed_before: float | None = None) -> None:
+    def discard(
+        self,
+        host: str,
+        uuid: str,
+        paths: Sequence[str],
+        changed_before: float | None = None,
+        *,
+        only_empty: bool = False,
+    ) -> None:
         def do() -> None:
             copy = self.world.machines[host].copies.get(uuid)
             if copy is not None and copy.state in ACTIVE:
                 raise LibvirtError(f"{uuid} is active here")
+            ours = self.world.machines[host].ours  # persons' images are not empty
             for path in paths:
-                self.world.delete_disk(host, path)
+                if path in ours or not only_empty:
+                    self.world.delete_disk(host, path)
 
         self._do(host, do, "the end of a volume", uuid)
 
@@ -264,10 +284,17 @@ class ModelHosts:
 
     # --- how a host answers -------------------------------------------------------------------------------------------
 
+    def _reach_monitor(self, host: str, uuid: str) -> None:
+        """Wait for the domain's QEMU, as libvirt does. LibvirtError when it does not answer."""
+        mute = self.world.machines[host].mute
+        if uuid in mute and not self.world.kernel.wait_until(lambda: uuid not in mute, SILENCE_SECONDS):
+            raise LibvirtError(f"{host}: no answer within {SILENCE_SECONDS:g} s")
+
     def _do(self, host: str, do: Callable[[], None], act: str, uuid: str) -> None:
         """Have the daemon do it; a stopped one may do it when it goes on, after the balancer has given it up."""
         self.process.check()
         self.on_act(self.process, act, host, uuid)
+        self._reach_monitor(host, uuid)
         machine = self.world.machines[host]
         if machine.daemon == "stopped" and self.world.kernel.random.random() < 0.3:
             life = machine.lives

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from virtpoise_balancer.execute.facts import Presence
-from virtpoise_lab.campaign.world import ACTIVE, Daemon, World
+from virtpoise_lab.campaign.world import ACTIVE, SETTLED, Daemon, World
 
 KEEPALIVE_SECONDS = 27.0
 _LOOK_SECONDS = 0.5
@@ -208,13 +208,18 @@ class Job:
                     stalled += _LOOK_SECONDS
                     if stalled > 30.0:
                         raise Gone("unable to write to the socket: connection timed out")
-                elif copy is not None and copy.state is Presence.RUNNING and not self._is_stuck:
+                elif copy is not None and copy.state in SETTLED and not self._is("stuck"):
                     stalled = 0.0
                     self.performed += _LOOK_SECONDS
             if incoming is None or incoming.job is not self:
                 self._wait_for_daemon()
                 raise Gone("the destination's process died")
-            if self.performed >= self.seconds and copy is not None and copy.state is Presence.RUNNING:
+            if self._is("mute"):  # their daemons do not hear that it is done
+                self.world.kernel.sleep(_LOOK_SECONDS)
+                if self.over:
+                    raise DriverDied
+                continue
+            if self.performed >= self.seconds and copy is not None and copy.state in SETTLED:
                 self.world.put(self.uuid, self.source, Presence.MIGRATING)
             if source.daemon is Daemon.UP:
                 self._wait_for_daemon()
@@ -235,9 +240,9 @@ class Job:
             if self.over:
                 raise DriverDied
 
-    @property
-    def _is_stuck(self) -> bool:
-        return any(self.uuid in self.world.machines[host].stuck for host in (self.source, self.destination))
+    def _is(self, how: str) -> bool:
+        """Whether either QEMU is so: stuck or mute."""
+        return any(self.uuid in getattr(self.world.machines[host], how) for host in (self.source, self.destination))
 
     def _finish(self) -> str | None:
         copy = self.world.machines[self.destination].copies.get(self.uuid)

@@ -7,20 +7,17 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from virtpoise_balancer.analyse.brake import Brake
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.model import UnsettledKind
 from virtpoise_lab.campaign.alerts import CALLS_FOR, firing
+from virtpoise_lab.campaign.balancer import Balancer, Part
 from virtpoise_lab.campaign.beside import BESIDE
 from virtpoise_lab.campaign.kernel import VirtualProcess
+from virtpoise_lab.campaign.stage import Stage
 from virtpoise_lab.campaign.world import ACTIVE, WE, Daemon
 from virtpoise_lab.floors import JOURNAL, Entry, replayed
-
-if TYPE_CHECKING:
-    from virtpoise_lab.campaign.balancer import Balancer, Part
-    from virtpoise_lab.campaign.run import Run
 
 # Of one process at once. A group of four hosts with two moves needs a dozen.
 _MOST_THREADS = 30
@@ -33,7 +30,7 @@ _LONGEST_LOOK_SECONDS = 90.0
 class Oracle:
     """Judges a run after each event. ``violations``: what was wrong, in words."""
 
-    run: Run
+    run: Stage
     threshold_ratio: float
     interval_seconds: float
     violations: list[str] = field(default_factory=list)
@@ -54,7 +51,7 @@ class Oracle:
             self.run.note(f"VIOLATION: {what}")
 
     def _has(self, *prefixes: str) -> bool:
-        return any(name.startswith(prefixes) for name in self.run.faults)
+        return any(name.startswith(prefixes) for name in self.run.setting.faults)
 
     def entries(self) -> list[Entry]:
         return [Entry(*row) for row in self.run.disk.driver.execute(JOURNAL)]
@@ -75,7 +72,9 @@ class Oracle:
 
     def ordered(self) -> None:
         """After an order of a person was followed, or may have been: a balancer that is killed gives no answer."""
-        rows = self.run.disk.driver.execute("SELECT name, value FROM overrides WHERE group_name = ?", (self.run.group,))
+        rows = self.run.disk.driver.execute(
+            "SELECT name, value FROM overrides WHERE group_name = ?", (self.run.setting.group,)
+        )
         over = {str(name): str(value) for name, value in rows}
         forbidden = "paused" in over or over.get("mode") == "recommend"
         forbidden |= self.run.draining is not None and self.drain_ordered_at() is None
@@ -96,7 +95,7 @@ class Oracle:
         self._stays_in_its_group(name, source, destination)
         self.ordered()
         # The last look reads the orders, and asks both hosts after that.
-        patience = 0.5 if len(set(self.run.faults)) == 1 else 3 * self.interval_seconds
+        patience = 0.5 if len(set(self.run.setting.faults)) == 1 else 3 * self.interval_seconds
         forbidden_since = self._forbidden_since if source in self.run.hosts else None
         if forbidden_since is not None and now - forbidden_since > patience:
             self._wrong(f"{name} was moved from {source} to {destination} against a person's order")
@@ -136,7 +135,7 @@ class Oracle:
         here, there = (self.run.world.machines[host].group for host in (source, destination))
         if here != there:
             self._wrong(f"{name} was moved from {source} to {destination}, which is of another group")
-        if here == BESIDE and self.run.still:
+        if here == BESIDE and self.run.setting.still:
             self._wrong(f"{name} was moved from {source} to {destination}, in a group that stands still")
 
     def _long_well(self, hosts: list[str], seconds: float) -> bool:
@@ -335,7 +334,7 @@ class Oracle:
 
     def task_is_done(self) -> bool:
         world = self.run.world
-        beside = [] if self.run.still else world.hosts_of(BESIDE)
+        beside = [] if self.run.setting.still else world.hosts_of(BESIDE)
         if self.run.draining:
             return (
                 self.drain_ordered_at() is not None

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_lab.campaign.balancer import PERSON
 from virtpoise_lab.campaign.beside import BESIDE
 from virtpoise_lab.campaign.kernel import Task
+from virtpoise_lab.campaign.oracle import Oracle
+from virtpoise_lab.campaign.stage import Stage
 from virtpoise_lab.campaign.world import ACTIVE
-
-if TYPE_CHECKING:
-    from virtpoise_lab.campaign.run import Run
 
 _AGAIN_SECONDS = 15.0
 
@@ -31,14 +29,15 @@ class _Order:
 class Person:
     """A person who gives orders. ``no_drain_before``: until then no drain is ordered, since one was taken back."""
 
-    run: Run
+    run: Stage
+    oracle: Oracle
     no_drain_before: float = 0.0
     _orders: list[_Order] = field(default_factory=list)  # that have no answer yet, the oldest first
     _asking: Task | None = None  # the thread of the balancer that follows the oldest
 
     def order_drain(self, host: str) -> None:
         """Order it until it is in the store."""
-        if self.run.oracle.drain_ordered_at() is not None:
+        if self.oracle.drain_ordered_at() is not None:
             return
         self.run.kernel.after(_AGAIN_SECONDS, lambda: self.order_drain(host))
         if self.run.kernel.at >= self.no_drain_before:
@@ -60,7 +59,7 @@ class Person:
         def ask() -> None:
             try:
                 run.note(f"a person orders: {order.give(leader.first.orders)}")
-                run.oracle.ordered()
+                self.oracle.ordered()
             except Exception as error:
                 run.note(f"a person orders, and is refused: {error}")
                 self._answered(followed=False)
@@ -100,8 +99,8 @@ class Person:
         """
         run, leader = self.run, self.run.leader
         self.release()
-        if run.copies:
-            run.world.tidy_disks({one.uuid for one in run.oracle.entries() if one.result is None})
+        if run.setting.copies:
+            run.world.tidy_disks({one.uuid for one in self.oracle.entries() if one.result is None})
         flagged = {one.uuid for one in leader.unaccounted} if leader else set()
         for uuid in sorted(flagged):
             self._account_for(uuid)
@@ -118,10 +117,10 @@ class Person:
         leader = self.run.leader
         for part in leader.parts if leader else ():
             brake = part.published.brake
-            if brake and not (self.run.still and part.config.group == BESIDE):
+            if brake and not (self.run.setting.still and part.config.group == BESIDE):
                 self.run.note(f"a person releases the brake: {brake.why}")
                 part.orders.release(PERSON)
-                self.run.oracle.released(brake)
+                self.oracle.released(brake)
 
     def _account_for(self, uuid: str) -> None:
         """Leave one copy of the domain: where it runs on, else where it is paused half way."""

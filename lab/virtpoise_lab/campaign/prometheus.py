@@ -142,6 +142,10 @@ class Prometheus:
         found = self._scrapes[host][number - 1] if number else None
         return found if found and not found.failed and at - found.at <= _LOOKBACK_SECONDS else None
 
+    def first(self, host: str) -> float:
+        """The time of the oldest scrape that is kept."""
+        return self._times[host][0]
+
     def remembered(self, host: str, at: float) -> Scrape | None:
         number = bisect_right(self._times[host], at)
         for scrape in reversed(self._scrapes[host][:number]):
@@ -241,7 +245,9 @@ class ModelClient:
         series = []
         for host in hosts:
             samples = []
-            at = start
+            # A balancer's first look asks for a day. The model has the last minute of it.
+            nothing_seconds = self.server.first(host) + self.server.behind_seconds - start
+            at = start + step_seconds * max(nothing_seconds // step_seconds, 0)
             while at <= end + 1e-6:
                 value = self.server.ratio(name, host, at - self.server.behind_seconds)
                 if value is not None:

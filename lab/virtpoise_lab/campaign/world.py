@@ -93,6 +93,7 @@ class Machine:
     persons: set[str] = field(default_factory=set)  # those that belong to no domain of the run
     backups: dict[str, float] = field(default_factory=dict)  # domains that a person backs up, and since when
     stuck: set[str] = field(default_factory=set)  # domains whose QEMU here is stopped: it copies nothing
+    mute: set[str] = field(default_factory=set)  # those whose QEMU here copies, and does not answer libvirt
 
 
 @dataclass(eq=False)

@@ -19,7 +19,7 @@ if _INSIDE in os.environ:  # read when the lab is imported
 from virtpoise_lab import processes, requirements, state  # noqa: E402
 from virtpoise_lab.chaos.faults import FAULTS  # noqa: E402
 from virtpoise_lab.chaos.plan import Plan, draw  # noqa: E402
-from virtpoise_lab.chaos.run import Outcome, play  # noqa: E402
+from virtpoise_lab.chaos.play import Outcome, play  # noqa: E402
 from virtpoise_lab.chaos.warm import Warm  # noqa: E402
 from virtpoise_lab.errors import LabError  # noqa: E402
 from virtpoise_lab.floors import positive  # noqa: E402

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from itertools import cycle
-from typing import TYPE_CHECKING
 
 import libvirt
 
@@ -18,17 +17,15 @@ from virtpoise_lab.chaos.between import Answer
 from virtpoise_lab.chaos.moments import Met
 from virtpoise_lab.chaos.network import MANAGER
 from virtpoise_lab.chaos.plan import RENAMED
+from virtpoise_lab.chaos.run import Run
 from virtpoise_lab.chaos.store import StoreFile, StoreServer
 from virtpoise_lab.chaos.truth import qemus
 from virtpoise_lab.errors import LabError
 from virtpoise_lab.host import Host
 from virtpoise_lab.processes import signal_pid
 
-if TYPE_CHECKING:
-    from virtpoise_lab.chaos.run import Run
-
 # In the block the fault lasts.
-Fault = Callable[["Run", Met], AbstractContextManager[None]]
+Fault = Callable[[Run, Met], AbstractContextManager[None]]
 
 _FLICKER_SECONDS = 0.7
 _START_SECONDS = 3.0

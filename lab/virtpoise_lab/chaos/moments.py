@@ -5,13 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from virtpoise_lab.chaos.plan import Moment
+from virtpoise_lab.chaos.run import Run
 from virtpoise_lab.floors import Entry
-
-if TYPE_CHECKING:
-    from virtpoise_lab.chaos.run import Run
 
 # Whatever the moment, the fault comes: so long after the start, or after the first migration has begun.
 _LATEST_SECONDS = 40.0

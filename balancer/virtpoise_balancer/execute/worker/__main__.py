@@ -37,6 +37,7 @@ _CALLS: Mapping[str, Callable[..., object]] = {
     "migrate": migration.migrate,
     "dirty_rate": migration.dirty_rate,
     "set_bandwidth": migration.set_bandwidth,
+    "switch": migration.switch,
     "abort": domains.abort,
     "undefine": domains.undefine,
     "resume": domains.resume,
@@ -91,7 +92,7 @@ def _reply(connection: LibvirtConnection, request: Mapping[str, Any]) -> bytes:
         value = _CALLS[request["do"]](connection.to(request["uri"]), *request["arguments"])
     except libvirt.libvirtError as error:
         return json.dumps({"error": message(error)}).encode()
-    except (storage.StorageError, domains.NoMigration) as error:
+    except (storage.StorageError, domains.LeftAlone) as error:
         return json.dumps({"error": str(error)}).encode()
     except ElementTree.ParseError as error:
         return json.dumps({"error": f"libvirt's XML cannot be read: {error}"}).encode()

@@ -20,8 +20,13 @@ _PAUSED_BY_A_MIGRATION = (
     libvirt.VIR_DOMAIN_PAUSED_MIGRATION,
     libvirt.VIR_DOMAIN_PAUSED_STARTING_UP,
     libvirt.VIR_DOMAIN_PAUSED_POSTCOPY,
-    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED,
 )
+# A migration by post-copy broke: on its source, and on its destination.
+_TORN = (
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED),
+    (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED),
+)
+_SWITCHED = (libvirt.VIR_DOMAIN_PAUSED_POSTCOPY, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED)
 _RUNNING_SINCE = {
     libvirt.VIR_DOMAIN_RUNNING_BOOTED: "started here",
     libvirt.VIR_DOMAIN_RUNNING_MIGRATED: "arrived by a migration",
@@ -35,8 +40,8 @@ _MIGRATIONS = {
 }
 
 
-class NoMigration(Exception):
-    """The domain has a job, but that is no migration."""
+class LeftAlone(Exception):
+    """The domain's job must not be aborted: it is no migration, or one that has been switched to post-copy."""
 
 
 def active_domains(connection: libvirt.virConnect) -> int:
@@ -49,6 +54,8 @@ def presence(connection: libvirt.virConnect, uuid: str) -> str:
     try:
         domain = connection.lookupByUUIDString(uuid)
         state, reason = domain.state()
+        if (state, reason) in _TORN:
+            return Presence.TORN
         if state in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED):
             return Presence.RUNNING
         if state == libvirt.VIR_DOMAIN_SHUTOFF:
@@ -70,7 +77,7 @@ def between_hosts(connection: libvirt.virConnect) -> list[tuple[str, str]]:
     for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_PAUSED):
         with contextlib.suppress(libvirt.libvirtError, *UNREADABLE):  # it is gone by now
             state, reason = domain.state()
-            if state == libvirt.VIR_DOMAIN_PAUSED and reason in _PAUSED_BY_A_MIGRATION:
+            if state == libvirt.VIR_DOMAIN_PAUSED and reason in (*_PAUSED_BY_A_MIGRATION, *_SWITCHED):
                 found.append((domain.UUIDString(), text_of(domain.name)))
     return found
 
@@ -93,9 +100,14 @@ def is_migration(stats: Mapping[str, object]) -> bool:
 
 
 def migration_job(connection: libvirt.virConnect, uuid: str) -> dict[str, object] | None:
-    """libvirt's statistics of the domain's running migration; None when there is none, whatever else works on it."""
+    """libvirt's statistics of the domain's running migration; None when there is none, whatever else works on it.
+
+    ``switched``: to post-copy.
+    """
     stats = job(connection, uuid)
-    return stats if stats is not None and is_migration(stats) else None
+    if stats is None or not is_migration(stats):
+        return None
+    return stats | {"switched": _is_switched(connection.lookupByUUIDString(uuid))}
 
 
 def is_worked_on(connection: libvirt.virConnect, uuid: str) -> bool:
@@ -133,17 +145,25 @@ def describe(connection: libvirt.virConnect, uuid: str) -> str:
 
 
 def abort(connection: libvirt.virConnect, uuid: str) -> None:
-    """Abort the domain's migration. NoMigration where another job works on it, which is not touched."""
+    """Abort the domain's migration. LeftAlone where another job works on it, and where it runs on the destination."""
     domain = connection.lookupByUUIDString(uuid)
+    if _is_switched(domain):
+        raise LeftAlone("abort: it has been switched to post-copy")
     if not is_migration(domain.jobStats()):
-        raise NoMigration("abort: the domain's job is no migration")
+        raise LeftAlone("abort: the domain's job is no migration")
     domain.abortJob()
+
+
+def _is_switched(domain: libvirt.virDomain) -> bool:
+    """Whether its migration away has been switched to post-copy."""
+    state, reason = domain.state()
+    return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason in _SWITCHED)
 
 
 def undefine(connection: libvirt.virConnect, uuid: str) -> None:
     """Remove the domain's definition from this host; one that is gone already is no error.
 
-    libvirt wants to be told what becomes of a UEFI domain's file of variables. It stays: hosts may share it.
+    libvirt must be asked to keep a UEFI domain's file of variables, or to delete it. It stays: hosts may share it.
     """
     try:
         domain = connection.lookupByUUIDString(uuid)

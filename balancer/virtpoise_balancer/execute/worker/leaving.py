@@ -1,9 +1,9 @@
 """Whether libvirt would let a domain leave its host at all.
 
-Asked of libvirt itself: a peer-to-peer migration to an address that is none. The source's daemon first looks whether
-the domain may be migrated (``qemuMigrationSrcIsAllowed``, ``qemuMigrationSrcIsSafe``: snapshots, block jobs, devices,
-what QEMU says, storage that is not shared), and only then at the address. No other host hears of it, and nothing
-changes.
+libvirt itself is asked, for a peer-to-peer migration to an address that does not exist. The source's daemon first looks
+whether the domain may be migrated (``qemuMigrationSrcIsAllowed``, ``qemuMigrationSrcIsSafe``: snapshots, block jobs,
+devices, what QEMU says, storage that is not shared), and only then at the address. No other host hears of it, and
+nothing changes.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import libvirt
@@ -24,6 +25,7 @@ _MEASURED_SECONDS = 1
 # How much longer a measurement may take on a busy host, and how often to look.
 _MEASURING_TAKES_SECONDS = 10.0
 _LOOK_SECONDS = 0.1
+_LEAST_DOWNTIME_MILLISECONDS = 1
 # Names that the constants of libvirt 9.0 lack.
 _ZSTD_LEVEL = "compression.zstd.level"
 # libvirt's word for no limit: the largest that QEMU's bytes per second can hold.
@@ -39,6 +41,7 @@ def migrate(
     bandwidth_mib_per_second: int | None,
     transfer: Mapping[str, Any],
     copied: Sequence[str],
+    post_copy: bool = False,
 ) -> float | None:
     """Migrate the domain to the daemon at ``target`` and start it there; returns when it has ended. ``target``: the
     destination's address for the source's daemon; ``watched``: the same for this process. ``address``: the URI that
@@ -50,16 +53,22 @@ def migrate(
     (https://libvirt.org/migration.html). It arrives paused, and is started when libvirt has reported that the source
     has given it up: libvirt alone may come to start it on both hosts (decision 36).
 
+    With ``post_copy`` libvirt starts it there, since it refuses that together with a domain that arrives paused. So it
+    must be handed over by the switch, after which the source cannot go on: without it nearly nothing may remain for the
+    last part (decision 60).
+
     Returns for how many seconds it waited there; None where that was not seen, or it is still to be started.
     """
     throttle = transfer["throttle"]
     how = Transfer(**{**transfer, "throttle": None if throttle is None else Throttle(**throttle)})
-    flags, parameters = _as_libvirt_has_it(how)
+    flags, parameters = _by_post_copy(how) if post_copy else _as_libvirt_has_it(how)
     if copied:
         flags |= libvirt.VIR_MIGRATE_NON_SHARED_DISK
         parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(copied)
     if bandwidth_mib_per_second is not None:
         parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = bandwidth_mib_per_second
+        if post_copy:
+            parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH_POSTCOPY] = bandwidth_mib_per_second
     if address is not None:
         parameters[libvirt.VIR_MIGRATE_PARAM_URI] = address
     there = LibvirtConnection()
@@ -67,8 +76,6 @@ def migrate(
 
     moving = connection.lookupByUUIDString(uuid)
     _ensure_may_resume(moving)
-    if how.max_downtime_seconds is not None:  # no parameter of a migration: QEMU keeps it for the domain
-        moving.migrateSetMaxDowntime(max(round(how.max_downtime_seconds * 1000), 1))
 
     def note(_connection: object, domain: libvirt.virDomain, event: int, _detail: int, _nothing: object) -> None:
         if event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED and domain.UUIDString() == uuid:
@@ -76,7 +83,10 @@ def migrate(
 
     try:
         there.to(watched).domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, note, None)
-        moving.migrateToURI3(target, parameters, flags)
+        with _downtime_limit(moving, 0.0 if post_copy else how.max_downtime_seconds):
+            moving.migrateToURI3(target, parameters, flags)
+        if post_copy:
+            return None  # libvirt has started it
         try:
             resume(there.to(watched), uuid)
         except libvirt.libvirtError:
@@ -84,6 +94,30 @@ def migrate(
         return time.monotonic() - arrived[-1] if arrived else None
     finally:
         there.close()
+
+
+@contextlib.contextmanager
+def _downtime_limit(domain: libvirt.virDomain, seconds: float | None) -> Iterator[None]:
+    """Limits the downtime at the end of the domain's migration. None: QEMU's own limit stands.
+
+    That is no parameter of a migration. The source's QEMU keeps it, so it is set back where the domain stays.
+    """
+    if seconds is None:
+        yield
+        return
+    before = domain.migrateGetMaxDowntime()
+    domain.migrateSetMaxDowntime(max(round(seconds * 1000), _LEAST_DOWNTIME_MILLISECONDS))
+    try:
+        yield
+    except libvirt.libvirtError:
+        with contextlib.suppress(libvirt.libvirtError):
+            domain.migrateSetMaxDowntime(before)
+        raise
+
+
+def switch(connection: libvirt.virConnect, uuid: str) -> None:
+    """Let the domain run on the destination of its migration, before the rest of its memory is there."""
+    connection.lookupByUUIDString(uuid).migrateStartPostCopy()
 
 
 def dirty_rate(connection: libvirt.virConnect, uuid: str, least_bytes: int) -> float | None:
@@ -134,6 +168,14 @@ def _as_libvirt_has_it(how: Transfer) -> tuple[int, dict[str, str | int | list[s
         parameters[libvirt.VIR_MIGRATE_PARAM_AUTO_CONVERGE_INITIAL] = how.throttle.initial_percent
         parameters[libvirt.VIR_MIGRATE_PARAM_AUTO_CONVERGE_INCREMENT] = how.throttle.increment_percent
     return flags, parameters
+
+
+def _by_post_copy(how: Transfer) -> tuple[int, dict[str, str | int | list[str]]]:
+    """The same, where the migration may be switched. QEMU has neither parallel connections nor compression then, and a
+    guest that is to be switched after one pass need not be throttled.
+    """
+    flags, parameters = _as_libvirt_has_it(Transfer(encrypted=how.encrypted))
+    return (flags & ~libvirt.VIR_MIGRATE_PAUSED) | libvirt.VIR_MIGRATE_POSTCOPY, parameters
 
 
 def _ensure_may_resume(running: libvirt.virDomain) -> None:

@@ -10,11 +10,13 @@ import re
 from collections.abc import Callable, Iterator
 from xml.etree import ElementTree as ET
 
-from virtpoise_balancer.execute.facts import Bound, CopyableDisk, Hardware, Needs
+from virtpoise_balancer.execute.facts import Bound, Cell, CopyableDisk, Hardware, Needs
 
 # What of a CPU's definition decides where it fits. The rest (topology, caches, microcode) is the guest's own.
 _OF_CPU = ("arch", "model", "vendor", "feature")
 _MOST_CPUS = 8192
+# libvirt writes KiB, whatever unit was defined.
+_UNITS = {"b": 1, "bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 # A description of more characters is not parsed: a tree takes 50 times its text.
 _MOST_DESCRIPTION = 2**20
 _METADATA = re.compile(r"<metadata(?=[\s/>])[^>]*>")
@@ -37,16 +39,15 @@ def needs(
     own_cpu: str | None = None,
     snapshots: int = 0,
     sizes: Callable[[str], tuple[int, int] | None] | None = None,
+    defined: Callable[[], str] | None = None,
 ) -> Needs:
     """What the domain with this live description, XML, needs. ``own_cpu``: the host's own, as ``plain_cpu`` has it.
 
     ``sizes``: of a disk, by its device, what it may come to take and what it takes now, in bytes, or None where libvirt
-    does not say; None: disks are not to be copied. ParseError, ValueError.
+    does not say; None: disks are not to be copied. ``defined``: its description as it was defined; called where the
+    live one does not name a card's network. ParseError, ValueError.
     """
-    description = without_metadata(description)
-    if len(description) > _MOST_DESCRIPTION:
-        raise ValueError(f"it has more than {_MOST_DESCRIPTION} characters")
-    root = ET.fromstring(description)  # noqa: S314 - from the host's own libvirt
+    root = _parsed(description)
     disk_sources = root.findall("./devices/disk/source")
     # An attribute of the disk or of its source; libvirt may write both, since the first is the older way.
     secrets = [*root.findall("./devices/disk/auth/secret"), *root.findall("./devices/disk/source/auth/secret")]
@@ -61,7 +62,9 @@ def needs(
         images=tuple(_images(root)),
         copyable=() if sizes is None else tuple(_copyable(root, sizes)),
         secrets=tuple(sorted({name for secret in secrets if (name := secret.get("uuid") or secret.get("usage"))})),
-        networks=tuple(sorted({name for source in sources if (name := source.get("network"))})),
+        networks=tuple(
+            sorted([name for source in sources if (name := source.get("network"))] + _pooled(root, defined))
+        ),
         bridges=tuple(
             sorted({name for source in sources if not source.get("network") and (name := source.get("bridge"))})
         ),
@@ -77,8 +80,39 @@ def needs(
         filters=tuple(sorted({n for one in root.findall("./devices/interface/filterref") if (n := one.get("filter"))})),
         cpus=tuple(sorted(_pins(root))),
         nodes=tuple(sorted(_nodes(root))),
+        cells=tuple(_cells(root)),
         bound=tuple(_bound(root, snapshots)),
     )
+
+
+def _parsed(description: str) -> ET.Element:
+    description = without_metadata(description)
+    if len(description) > _MOST_DESCRIPTION:
+        raise ValueError(f"it has more than {_MOST_DESCRIPTION} characters")
+    return ET.fromstring(description)  # noqa: S314 - from the host's own libvirt
+
+
+def _pooled(root: ET.Element, defined: Callable[[], str] | None) -> list[str]:
+    """The networks from which its passed-through cards that are unplugged for a migration came.
+
+    The live description has the device in the network's place (``virDomainNetDefFormat``).
+    """
+    cards = [
+        card.find("mac")
+        for card in root.findall("./devices/interface[@type='hostdev']")
+        if _unplugged(card) and card.find("source[@network]") is None
+    ]
+    addresses = {mac.get("address") for mac in cards if mac is not None}
+    if not addresses or defined is None:
+        return []
+    return [
+        network
+        for card in _parsed(defined()).findall("./devices/interface[@type='network']")
+        if (mac := card.find("mac")) is not None
+        and mac.get("address") in addresses
+        and (source := card.find("source")) is not None
+        and (network := source.get("network"))
+    ]
 
 
 def plain_cpu(cpu: ET.Element | None) -> str | None:
@@ -170,11 +204,23 @@ def _pins(root: ET.Element) -> set[int]:
 
 def _nodes(root: ET.Element) -> set[int]:
     """The NUMA nodes that its memory must come from."""
-    tune = root.find("numatune")
-    if tune is None:
-        return set()
-    strict = [one for one in tune if one.get("mode", "strict") in ("strict", "restrictive")]
-    return {number for one in strict if (nodes := one.get("nodeset")) for number in numbers(nodes)}
+    return {number for one in root.findall("./numatune/*") for number in _nodes_of(one)}
+
+
+def _nodes_of(tune: ET.Element) -> set[int]:
+    return numbers(tune.get("nodeset", "")) if tune.get("mode", "strict") in ("strict", "restrictive") else set()
+
+
+def _cells(root: ET.Element) -> Iterator[Cell]:
+    """The guest's NUMA nodes with the host's that their memory must come from; none where all are bound alike."""
+    bound = {one.get("cellid"): one for one in root.findall("./numatune/memnode")}
+    cells = root.findall("./cpu/numa/cell") if bound else []
+    for cell in cells:
+        tune = bound.get(cell.get("id"), root.find("./numatune/memory"))
+        size, unit = int(cell.get("memory", "0")), cell.get("unit", "KiB")
+        if unit not in _UNITS:
+            raise ValueError(f"memory in {unit}")
+        yield Cell(memory_bytes=size * _UNITS[unit], nodes=() if tune is None else tuple(sorted(_nodes_of(tune))))
 
 
 def numbers(text: str) -> set[int]:
@@ -222,3 +268,15 @@ def _bound(root: ET.Element, snapshots: int) -> Iterator[Bound]:
 def _unplugged(device: ET.Element) -> bool:
     """Whether QEMU unplugs it for a migration, since another card takes its part."""
     return device.find("./teaming[@type='transient']") is not None
+
+
+def cards_free(network: str) -> int | None:
+    """How many network cards an active libvirt network with this description, XML, still has to give away; None where
+    it does not give a domain a card of the host to have alone, or does not list its cards.
+    """
+    root = ET.fromstring(network)  # noqa: S314 - from the host's own libvirt
+    forward = root.find("forward")
+    if forward is None or forward.get("mode") not in ("hostdev", "passthrough"):
+        return None
+    cards = len(forward.findall("address")) + len(forward.findall("interface"))
+    return max(cards - int(root.get("connections", "0")), 0) if cards else None

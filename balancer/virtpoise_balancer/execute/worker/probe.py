@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -17,7 +18,7 @@ import libvirt
 
 from virtpoise_balancer.execute.facts import Bound, HardwareVerdict, HostFacts, Needs
 from virtpoise_balancer.execute.worker.connection import UNREADABLE, message, text_of
-from virtpoise_balancer.execute.worker.needs import needs, numbers, plain_cpu
+from virtpoise_balancer.execute.worker.needs import cards_free, needs, numbers, plain_cpu
 from virtpoise_balancer.execute.worker.storage import pools
 
 _NO_DOMAIN = "<virtpoise-doctor/>"
@@ -63,9 +64,8 @@ def facts(connection: libvirt.virConnect, copies: bool = False) -> HostFacts:
         cpu=None if cpu is None else ET.tostring(cpu, encoding="unicode"),
         devices=_devices(connection),
         uuid=capabilities.findtext("./host/uuid"),
-        networks=_listed(
-            lambda: [text_of(one.name) for one in connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)]
-        ),
+        networks=_listed(lambda: [text_of(one.name) for one in _networks(connection)]),
+        cards_free=_cards_free(connection),
         pools=pools(connection, free=copies),
         secrets=_listed(
             lambda: [name for one in connection.listAllSecrets() for name in (one.UUIDString(), text_of(one.usageID))]
@@ -84,7 +84,9 @@ def facts(connection: libvirt.virConnect, copies: bool = False) -> HostFacts:
 
 
 def _hypervisor_version(connection: libvirt.virConnect) -> int | None:
-    """None where libvirt finds no QEMU in its usual place: domains may name another one, or it is being upgraded."""
+    """The version of QEMU. None where libvirt finds none in its usual place: domains may name another one, or it is
+    being upgraded.
+    """
     try:
         return int(connection.getVersion())
     except (libvirt.libvirtError, *UNREADABLE):
@@ -205,6 +207,23 @@ def _devices(connection: libvirt.virConnect) -> frozenset[str] | None:
         return None
 
 
+def _networks(connection: libvirt.virConnect) -> Sequence[libvirt.virNetwork]:
+    found: Sequence[libvirt.virNetwork] = connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)
+    return found
+
+
+def _cards_free(connection: libvirt.virConnect) -> dict[str, int]:
+    """How many cards are free, by each network from which a domain has its card alone, as far as libvirt says it."""
+    found = {}
+    with contextlib.suppress(libvirt.libvirtError, *UNREADABLE):
+        for network in _networks(connection):
+            with contextlib.suppress(libvirt.libvirtError, ET.ParseError, *UNREADABLE):
+                free = cards_free(text_of(network.XMLDesc))
+                if free is not None:
+                    found[text_of(network.name)] = free
+    return found
+
+
 def _needs(running: Iterable[libvirt.virDomain], own_cpu: str | None, *, copies: bool = False) -> Iterator[Needs]:
     for domain in running:
 
@@ -215,7 +234,13 @@ def _needs(running: Iterable[libvirt.virDomain], own_cpu: str | None, *, copies:
             return None
 
         try:
-            yield needs(text_of(domain.XMLDesc), own_cpu, _snapshots(domain), sizes if copies else None)
+            yield needs(
+                text_of(domain.XMLDesc),
+                own_cpu,
+                _snapshots(domain),
+                sizes if copies else None,
+                partial(text_of, partial(domain.XMLDesc, libvirt.VIR_DOMAIN_XML_INACTIVE)),
+            )
         except libvirt.libvirtError as error:
             if error.get_error_code() not in _ENDED:  # such as one that is too large for libvirt's messages
                 yield _unread(domain)

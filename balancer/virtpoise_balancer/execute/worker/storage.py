@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from xml.etree import ElementTree as ET
 import libvirt
 
 from virtpoise_balancer.execute.facts import Pool
-from virtpoise_balancer.execute.worker.connection import UNREADABLE, text_of
+from virtpoise_balancer.execute.worker.connection import UNREADABLE, message, text_of
 from virtpoise_balancer.execute.worker.needs import without_metadata
 
 # Pools that list all that their folder holds, so that what they do not list is not there.
@@ -20,6 +21,8 @@ _WHOLE_FOLDERS = ("dir", "fs", "netfs", "logical", "zfs", "vstorage")
 _SPARSE = ("dir", "fs", "netfs", "vstorage")
 # libvirt reads the head of each image when it refreshes a pool. A pool with more volumes is not refreshed.
 _MOST_VOLUMES = 500
+# More than the head of an image that nothing was written to, of any format.
+_MOST_EMPTY_BYTES = 1 << 20
 
 
 class StorageError(Exception):
@@ -37,8 +40,8 @@ def pools(connection: libvirt.virConnect, *, free: bool) -> dict[str, Pool] | No
 def present(connection: libvirt.virConnect, images: Sequence[str]) -> dict[str, bool]:
     """Whether this host has each of these, by its pools. An image is a path, or a volume as "POOL/VOLUME".
 
-    What no pool can tell is left out. A pool that does not list an image is refreshed before it is believed, since
-    libvirt does not see what others put into it.
+    What no pool can answer for is left out. A pool that does not list an image is refreshed before it is believed,
+    since libvirt does not see what others put into it.
     """
     by_folder, by_name = _by_folder(connection), {text_of(one.name): one for one in _active(connection)}
     found: dict[str, bool] = {}
@@ -61,33 +64,42 @@ def present(connection: libvirt.virConnect, images: Sequence[str]) -> dict[str, 
     return found
 
 
-def make_room(connection: libvirt.virConnect, disks: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Create an empty volume for each disk, and return their paths; all of them or none.
+def make_room(connection: libvirt.virConnect, disks: Sequence[Mapping[str, Any]]) -> list[str] | str:
+    """Create an empty volume for each disk, and return their paths; or why there is none, and then none is created.
 
-    ``disks``: the fields of a DiskCopy. StorageError or libvirtError where there is no pool or no room for one of them,
-    and above all where its path is taken: nothing that is there is ever written to.
+    ``disks``: the fields of a DiskCopy. There is no room without a pool for one of them or without space in it, and
+    above all where its path is taken: nothing that is there is ever written to. libvirtError where the connection
+    breaks, so that nobody knows what was created.
     """
     created: list[str] = []
     by_folder = _by_folder(connection)
     try:
         for disk in disks:
             created.append(_create(by_folder, disk))  # noqa: PERF401 - an error must leave what was created in it
-    except BaseException:
+    except (StorageError, libvirt.libvirtError, *UNREADABLE) as error:
         _delete(connection, created)
-        raise
+        connection.getLibVersion()  # it answers still, so the error was its own
+        return message(error) if isinstance(error, libvirt.libvirtError) else str(error)
     return created
 
 
 def discard(
-    connection: libvirt.virConnect, uuid: str, paths: Sequence[str], changed_before: float | None = None
+    connection: libvirt.virConnect,
+    uuid: str,
+    paths: Sequence[str],
+    changed_before: float | None = None,
+    only_empty: bool = False,
 ) -> None:
     """Delete the volumes at these paths, which were created for a migration of the domain that has failed.
 
-    ``changed_before``: none of them may have changed since (Unix seconds), or it is another one by now.
+    ``changed_before``: none of them may have changed since (Unix seconds), or it is another one by now. ``only_empty``:
+    they may be others', so that one in which there is something stays.
 
     StorageError where the domain is active here, where any domain has one of them as a disk, and for what has changed.
     """
     volumes = [one for path in paths if (one := _volume_at(connection, path)) is not None]
+    if only_empty:
+        volumes = [one for one in volumes if one.info()[2] <= _MOST_EMPTY_BYTES]
     if not volumes:
         return
     named = {("", path) for path in paths} | {
@@ -112,11 +124,10 @@ def _create(by_folder: Mapping[str, libvirt.virStoragePool], disk: Mapping[str, 
     pool = by_folder.get(folder)
     if pool is None:
         raise StorageError(f"no storage pool is at {folder}")
-    free = pool.info()[3]
+    free = _free(pool)
     if free < capacity:
-        raise StorageError(
-            f"the storage pool at {folder} has {free} bytes free, and {disk['path']} may take {capacity}"
-        )
+        besides = "bytes free besides what its volumes may still take"
+        raise StorageError(f"the storage pool at {folder} has {free} {besides}, and {disk['path']} may take {capacity}")
     volume = ET.Element("volume")
     ET.SubElement(volume, "name").text = name
     ET.SubElement(volume, "capacity", unit="bytes").text = str(capacity)
@@ -188,12 +199,26 @@ def _pool(one: libvirt.virStoragePool, *, free: bool) -> Pool:
         type=described.get("type", ""),
         target=None if target is None else posixpath.normpath(target),
         source=source_of(described),
-        free_bytes=one.info()[3] if free else None,
+        free_bytes=_free(one) if free else None,
     )
 
 
+def _free(pool: libvirt.virStoragePool) -> int:
+    """What a pool has free, in bytes, without what its sparse volumes may come to take.
+
+    Those of a pool with too many volumes are not added up.
+    """
+    free = int(pool.info()[3])
+    if pool.numOfVolumes() <= _MOST_VOLUMES:
+        for volume in pool.listAllVolumes(0):
+            with contextlib.suppress(libvirt.libvirtError):  # it may be gone by now
+                _, capacity, allocation = volume.info()
+                free -= max(capacity - allocation, 0)
+    return max(free, 0)
+
+
 def source_of(described: ET.Element) -> str | None:
-    """What tells a pool's storage from that of others of its type, by its description; None where nothing does."""
+    """What distinguishes a pool's storage from that of others of its type, by its description; None: nothing does."""
     kind, source = described.get("type"), described.find("source")
     if source is None:
         return None

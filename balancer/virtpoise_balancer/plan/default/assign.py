@@ -13,7 +13,7 @@ import numpy as np
 
 from virtpoise_balancer.plan.default.candidates import Candidate
 from virtpoise_balancer.plan.default.search import Budget, Search
-from virtpoise_balancer.plan.default.soft_rules import broken_beyond_penalties
+from virtpoise_balancer.plan.default.soft_rules_after import broken_beyond_penalties
 from virtpoise_balancer.plan.default.source import Source, predict_ahead
 from virtpoise_balancer.plan.default.trial import Step, Trial
 

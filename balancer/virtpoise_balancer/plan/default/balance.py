@@ -14,7 +14,8 @@ from virtpoise_balancer.model import Attempt, DomainState, Imbalance, Problem
 from virtpoise_balancer.plan.default.candidates import Candidate, movable, relief_of
 from virtpoise_balancer.plan.default.group import CPU, MEMORY, Group
 from virtpoise_balancer.plan.default.residents import total
-from virtpoise_balancer.plan.default.soft_rules import broken_more, worse_on
+from virtpoise_balancer.plan.default.soft_rules import worse_on
+from virtpoise_balancer.plan.default.soft_rules_after import broken_more
 from virtpoise_balancer.plan.default.trial import Step, Trial
 
 # The most steps of a plan, and the most hosts and pairs of domains that are tried for an exchange.

@@ -59,12 +59,10 @@ def _counted(trial: Trial, steps: Sequence[Step]) -> int:
 def left_out_refusals(group: Group, steps: Sequence[Step], most: int) -> list[Refusal]:
     """One for each domain of the steps that are left out."""
     return [
-        Refusal(
-            domain=domain.name,
-            uuid=domain.uuid,
-            host=domain.host,
-            reason=Reason.MOVE_LIMIT,
-            detail={"destination": group.hosts[step.destination].name, "moves_left": most},
+        Refusal.of(
+            domain,
+            Reason.MOVE_LIMIT,
+            {"destination": group.hosts[step.destination].name, "moves_left": most},
         )
         for step in steps
         for domain in step.candidate.domains

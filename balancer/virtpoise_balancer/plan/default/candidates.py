@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from virtpoise_balancer.analyse.demand import Floats, Mask
-from virtpoise_balancer.model import Detail, Domain, DomainState, Policy, Reason, Refusal
+from virtpoise_balancer.model import Domain, DomainState, Policy, Reason, Refusal
 from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.residents import Residents, total
 from virtpoise_balancer.plan.default.soft_rules import BROKEN_BYTES, broken_by_leaving
 from virtpoise_balancer.plan.possible import holding
-from virtpoise_balancer.plan.stocks import Stock, taken_by
+from virtpoise_balancer.plan.stocks import Stock
 
 # The highest dirty rate over transfer rate that counts. Above it the copy converges only because QEMU throttles the
 # guest.
@@ -119,11 +119,7 @@ def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = 
     residents = group.residents(host)
     running, here, bonds_of = residents.running, group.domains_on(host), group.rules.bonds_of
     paused = DomainState.PAUSED
-    refusals = {
-        domain.uuid: Refusal(domain=domain.name, uuid=domain.uuid, host=domain.host, reason=Reason.NOT_RUNNING)
-        for domain in here
-        if domain.state is paused
-    }
+    refusals = {domain.uuid: Refusal.of(domain, Reason.NOT_RUNNING) for domain in here if domain.state is paused}
     for domain in running:
         refusal = held(domain, group, rested=rested)
         if refusal:
@@ -143,22 +139,13 @@ def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = 
             stay = sorted(refusals[uuid].domain or uuid for uuid in bundle if uuid in refusals)
             if stay:
                 for one in (running[number] for number in rows):
-                    bound = Refusal(
-                        domain=one.name,
-                        uuid=one.uuid,
-                        host=one.host,
-                        reason=Reason.RULE_TOGETHER,
-                        detail={"with": stay[0]},
-                    )
-                    refusals.setdefault(one.uuid, bound)
+                    refusals.setdefault(one.uuid, Refusal.of(one, Reason.RULE_TOGETHER, {"with": stay[0]}))
                 continue
         gain = sum(gains[number] for number in rows)
         if gain < least:
             detail = {"gain_ratio": gain, "least_gain_ratio": least}
             for one in (running[number] for number in rows):
-                refusals[one.uuid] = Refusal(
-                    domain=one.name, uuid=one.uuid, host=one.host, reason=Reason.LEAST_GAIN, detail=detail
-                )
+                refusals[one.uuid] = Refusal.of(one, Reason.LEAST_GAIN, detail)
             continue
         candidates.append(candidate_of(group, residents, rows))
     return Movable(tuple(candidates), tuple(sorted(refusals.values(), key=lambda r: (r.domain or "", r.reason))))
@@ -168,33 +155,16 @@ def held(domain: Domain, group: Group, *, rested: bool) -> Refusal | None:
     """Why the domain cannot leave its host, or None. ``rested``: also because it must rest."""
     rules = group.rules
     if domain.migrating_to is not None:
-        return Refusal(
-            domain=domain.name,
-            uuid=domain.uuid,
-            host=domain.host,
-            reason=Reason.MIGRATING,
-            detail={"destination": domain.migrating_to},
-        )
+        return Refusal.of(domain, Reason.MIGRATING, {"destination": domain.migrating_to})
     if held_fast := holding(domain):
         return held_fast
     if domain.uuid in rules.held:
         kind, rule = rules.held[domain.uuid]
-        return Refusal(
-            domain=domain.name, uuid=domain.uuid, host=domain.host, reason=kind.reason, detail=kind.why(rule)
-        )
+        return Refusal.of(domain, kind.reason, kind.why(rule))
     if domain.uuid in rules.conflicts:
-        conflict = rules.conflicts[domain.uuid]
-        return Refusal(
-            domain=domain.name,
-            uuid=domain.uuid,
-            host=domain.host,
-            reason=Reason.RULE_CONFLICT,
-            detail={"conflict": conflict},
-        )
+        return Refusal.of(domain, Reason.RULE_CONFLICT, {"conflict": rules.conflicts[domain.uuid]})
     if domain.uuid in group.failed and (waits := group.backoff(domain.uuid, None)):
-        return Refusal(
-            domain=domain.name, uuid=domain.uuid, host=domain.host, reason=Reason.NOT_CONVERGING, detail=waits
-        )
+        return Refusal.of(domain, Reason.NOT_CONVERGING, waits)
     return resting(domain, group) if rested else None
 
 
@@ -202,24 +172,20 @@ def resting(domain: Domain, group: Group) -> Refusal | None:
     """Why the domain moves only if nothing else helps, or None."""
     if domain.uuid in group.rules.last:
         kind, rule = group.rules.last[domain.uuid]
-        return Refusal(
-            domain=domain.name, uuid=domain.uuid, host=domain.host, reason=kind.reason, detail=kind.why(rule)
-        )
+        return Refusal.of(domain, kind.reason, kind.why(rule))
     if domain.last_moved is None and domain.uuid not in group.failed:
         return None
     left = resting_seconds(domain, group)
     if left <= 0:
         return _not_converging(domain, group)
-    detail = {"seconds_left": round(left, 3)}
-    return Refusal(domain=domain.name, uuid=domain.uuid, host=domain.host, reason=Reason.RESTING, detail=detail)
+    return Refusal.of(domain, Reason.RESTING, {"seconds_left": round(left, 3)})
 
 
 def _not_converging(domain: Domain, group: Group) -> Refusal | None:
     slow = group.failed[domain.uuid].get(None) if domain.uuid in group.failed else None
     if slow is None:
         return None
-    detail: Detail = {"failures": slow.failures, "why": slow.why}
-    return Refusal(domain=domain.name, uuid=domain.uuid, host=domain.host, reason=Reason.NOT_CONVERGING, detail=detail)
+    return Refusal.of(domain, Reason.NOT_CONVERGING, {"failures": slow.failures, "why": slow.why})
 
 
 def candidate_of(group: Group, residents: Residents, rows: list[int]) -> Candidate:
@@ -243,7 +209,7 @@ def candidate_of(group: Group, residents: Residents, rows: list[int]) -> Candida
         arrival=residents.arrival[rows[0]] if len(rows) == 1 else total(residents.arrival, rows),
         margin=residents.margin,
         allowed=allowed,
-        needs=taken_by(domains, group.policy),
+        needs=group.stocks.taken_by(domains),
     )
 
 

@@ -40,7 +40,7 @@ from virtpoise_balancer.plan.default.residents import BATCH_HOSTS, Residents
 from virtpoise_balancer.plan.default.rule_set import RuleSet, gather
 from virtpoise_balancer.plan.possible import offers
 from virtpoise_balancer.plan.problems import concerned, no_destination
-from virtpoise_balancer.plan.stocks import Stock, free
+from virtpoise_balancer.plan.stocks import Stocks
 
 # The rows of resources x hosts, and the columns of domains x resources.
 CPU, MEMORY, RX, TX = Resource.CPU.row, Resource.MEMORY.row, Resource.RX.row, Resource.TX.row
@@ -272,9 +272,9 @@ class Group:
         return found
 
     @cached_property
-    def stocks(self) -> Mapping[Stock, Floats]:
-        """By each stock that a domain needs, what the hosts have free of it (hosts), in bytes."""
-        return free(self.hosts, self.snapshot.domains, self.policy)
+    def stocks(self) -> Stocks:
+        """What the hosts have free of the stocks that domains need."""
+        return Stocks.of(self.hosts, self.snapshot.domains, self.policy)
 
     @cached_property
     def offers(self) -> Mapping[Requirement, Mask]:

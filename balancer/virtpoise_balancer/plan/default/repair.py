@@ -11,7 +11,7 @@ from virtpoise_balancer.model import Attempt, Domain, DomainState, Problem, Reas
 from virtpoise_balancer.plan.default.candidates import Candidate, candidate_of, held
 from virtpoise_balancer.plan.default.group import Group
 from virtpoise_balancer.plan.default.search import Budget, Search
-from virtpoise_balancer.plan.default.soft_rules import broken_more, placed
+from virtpoise_balancer.plan.default.soft_rules_after import broken_more, placed
 from virtpoise_balancer.plan.default.trial import Step, Trial
 
 # The budget for making room for one domain, in checks of a candidate on a host; and for all of a plan.
@@ -73,15 +73,14 @@ def broken_rules(trial: Trial, *, hard: bool = True) -> list[BrokenRule]:
 
 
 def rule_refusals(trial: Trial, found: Sequence[BrokenRule]) -> list[Refusal]:
-    """One for each domain that is where a rule does not want it."""
+    """One refusal for each domain that breaks a rule where it is."""
     hosts = trial.group.hosts
     return [
-        Refusal(
-            domain=domain.name,
-            uuid=domain.uuid,
-            host=hosts[trial.host_of(domain)].name,
-            reason=Reason.RULE_BROKEN if one.hard else Reason.SOFT_RULE_BROKEN,
-            detail={"rule": one.rule, "kind": one.kind},
+        Refusal.of(
+            domain,
+            Reason.RULE_BROKEN if one.hard else Reason.SOFT_RULE_BROKEN,
+            {"rule": one.rule, "kind": one.kind},
+            hosts[trial.host_of(domain)].name,
         )
         for one in found
         for domain in one.domains
@@ -89,13 +88,13 @@ def rule_refusals(trial: Trial, found: Sequence[BrokenRule]) -> list[Refusal]:
 
 
 def contradictions(group: Group) -> list[Refusal]:
-    """One for each domain whose hard rules cannot all be kept, wherever the domains are."""
+    """One refusal for each domain whose hard rules cannot all be kept, wherever the domains are."""
     rules = group.rules
     why = {**rules.crowded, **rules.conflicts}
     if not why:
         return []
     return [
-        Refusal(domain=d.name, uuid=d.uuid, host=d.host, reason=Reason.RULE_CONFLICT, detail={"conflict": why[d.uuid]})
+        Refusal.of(d, Reason.RULE_CONFLICT, {"conflict": why[d.uuid]})
         for d in sorted(group.snapshot.domains, key=lambda d: (d.name, d.uuid))
         if d.uuid in why
     ]

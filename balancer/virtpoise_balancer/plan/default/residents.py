@@ -86,7 +86,7 @@ class Residents:
     def arrival(self) -> Floats:
         """What adds up where they come, at the upper end, in the group's units (domains x resources).
 
-        Of the CPU that is less than they want: on-off ones get into each other's option.
+        For the CPU it is less than they want: on-off domains get into each other's way.
         """
         memory = np.array([domain.ordinary_bytes for domain in self.running], dtype=np.float64)
         cores, arriving = self.demands.cores * self.host.cpu_speed, memory * (1 + self.overhead_ratio)

@@ -47,7 +47,7 @@ from math import inf, isinf, prod
 
 from virtpoise_balancer.plan.default.candidates import Candidate
 from virtpoise_balancer.plan.default.search_state import SearchState
-from virtpoise_balancer.plan.default.soft_rules import broken_beyond_penalties
+from virtpoise_balancer.plan.default.soft_rules_after import broken_beyond_penalties
 from virtpoise_balancer.plan.default.source import Option, Source
 from virtpoise_balancer.plan.default.trial import Step, Trial
 

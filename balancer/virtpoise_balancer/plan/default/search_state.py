@@ -56,7 +56,7 @@ class SearchState:
         # By number of a bond and zone, how many of the bond's domains are there after the steps. Hard bonds alone are
         # kept up to date.
         self.members: dict[int, dict[int, int]] = {n: dict(trial.members(n)) for n in range(len(group.rules.bonds))}
-        # By stock and host, the bytes that the steps take. What leaves frees nothing.
+        # By stock and host, what the steps take. What leaves frees nothing.
         self.taken: dict[tuple[Stock, int], float] = {}
         # Uuids of the domains that have a step, in the trial or here.
         self.moved: set[str] = set(trial.moved)
@@ -231,7 +231,7 @@ class SearchState:
 
     def likeness(self, candidate: Candidate, host: int) -> tuple[float, ...]:
         """Equal for hosts on which placing the candidate leads to the same."""
-        stocks = (self._left(stock, host) for stock in self.trial.group.stocks)
+        stocks = (self._left(stock, host) for stock in self.trial.group.stocks.free)
         return (*self.use[host], *self.load(candidate, host), *self.limit[host], *stocks)
 
     def load(self, candidate: Candidate, host: int) -> tuple[float, ...]:

@@ -191,7 +191,6 @@ def _solve(trial: Trial, sources: list[Source]) -> tuple[Trial, list[Source]]:
 
 def _stayed(source: Source, trial: Trial, residue: Residue) -> list[Refusal]:
     """Why each domain of the source that was not moved was not, and what the source lacks if it is not relieved."""
-    host = source.residents.host
     refusals = list(source.refusals)
     gone = [
         candidate for candidate in source.candidates if any(domain.uuid in trial.moved for domain in candidate.domains)
@@ -207,25 +206,16 @@ def _stayed(source: Source, trial: Trial, residue: Residue) -> list[Refusal]:
             refusals += rests
         elif residue.solved and cheaper:
             costs = {"cost_bytes": int(candidate.cost), "least_cost_bytes": int(min(cheaper))}
-            refusals += [
-                Refusal(domain=d.name, uuid=d.uuid, host=host.name, reason=Reason.COSTLIER, detail=costs)
-                for d in candidate.domains
-            ]
+            refusals += [Refusal.of(domain, Reason.COSTLIER, costs) for domain in candidate.domains]
         elif residue.solved:
-            refusals += [
-                Refusal(domain=d.name, uuid=d.uuid, host=host.name, reason=Reason.NOT_NEEDED, detail=enough)
-                for d in candidate.domains
-            ]
+            refusals += [Refusal.of(domain, Reason.NOT_NEEDED, enough) for domain in candidate.domains]
         elif trial.best(candidate) is None:
             refusal = nowhere(trial, candidate)
             refusals += [replace(refusal, domain=domain.name, uuid=domain.uuid) for domain in candidate.domains]
         else:
             least = source.group.least_gain(source.number)
             gains = {"gain_ratio": round(source.gain(candidate, trial.moved), 6), "least_gain_ratio": least}
-            refusals += [
-                Refusal(domain=d.name, uuid=d.uuid, host=host.name, reason=Reason.LEAST_GAIN, detail=gains)
-                for d in candidate.domains
-            ]
+            refusals += [Refusal.of(domain, Reason.LEAST_GAIN, gains) for domain in candidate.domains]
     if not residue.solved:
         refusals += _missing(source, residue)
     return refusals

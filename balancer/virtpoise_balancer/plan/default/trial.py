@@ -14,7 +14,7 @@ from virtpoise_balancer.plan.default.candidates import Candidate, relief_of
 from virtpoise_balancer.plan.default.group import CPU, MEMORY, Group
 from virtpoise_balancer.plan.default.residents import total
 from virtpoise_balancer.plan.default.source import Source
-from virtpoise_balancer.plan.stocks import Stock, taken_by
+from virtpoise_balancer.plan.stocks import Stock
 
 # Two destinations count as equally near when the migration to one takes at most this many times as long as to the
 # other.
@@ -71,9 +71,9 @@ class Trial:
         self._left: set[int] = set()
         # By name of a domain that exists more than once, the hosts to which one was moved, or is under way.
         self._names: dict[str, set[int]] = defaultdict(set)
-        # What each host has free of each stock, in bytes (hosts). What leaves in this plan frees nothing: it may still
+        # What each host has free of each stock (hosts). What leaves in this plan frees nothing: it may still
         # be there when something else arrives.
-        self._free: dict[Stock, Floats] = {stock: free.copy() for stock, free in group.stocks.items()}
+        self._free: dict[Stock, Floats] = {stock: free.copy() for stock, free in group.stocks.free.items()}
         # By host, what the domains that came or are coming want of its CPUs.
         self._arrivals: dict[int, tuple[Demands, ...]] = {}
         # What ``_kept_by`` found since the last step of a domain of the bond.
@@ -102,7 +102,7 @@ class Trial:
             memory = domain.ordinary_bytes * (1 + group.policy.migration.overhead_ratio)
             self.use[MEMORY, destination] += memory * group.per_unit[MEMORY, destination]
             self.use[CPU, destination] += domain.vcpus / group.hosts[destination].cpus
-        for stock, need in taken_by([domain], group.policy).items():
+        for stock, need in group.stocks.taken_by([domain]).items():
             self._free[stock][destination] -= need
         if domain.name in group.repeated_names:
             self._names[domain.name].add(destination)
@@ -141,7 +141,7 @@ class Trial:
         return host in self._names.get(name, ())
 
     def free(self, stock: Stock) -> Floats:
-        """What each host has free of a stock that a domain needs (hosts), in bytes."""
+        """What each host has free of a stock that a domain needs (hosts)."""
         return self._free[stock]
 
     def after(self, candidate: Candidate) -> Floats:

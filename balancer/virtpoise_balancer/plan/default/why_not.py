@@ -11,12 +11,12 @@ import numpy as np
 from virtpoise_balancer.analyse.calibration import FALLBACK
 from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.model import Detail, Reason, Refusal, Resource, Role
-from virtpoise_balancer.plan import stocks
 from virtpoise_balancer.plan.default.candidates import Candidate
 from virtpoise_balancer.plan.default.group import CPU
 from virtpoise_balancer.plan.default.trial import Trial
 from virtpoise_balancer.plan.possible import lacking
 from virtpoise_balancer.plan.problems import no_destination
+from virtpoise_balancer.plan.stocks import why_too_little
 
 _OF_ROW = {resource.row: resource for resource in Resource}
 _FULL = {
@@ -118,7 +118,7 @@ def _obstacle(trial: Trial, candidate: Candidate, host: int) -> tuple[Reason, De
         return lacks
     for stock, need in candidate.needs.items():
         if (free := float(trial.free(stock)[host])) < need:
-            return stocks.why_too_little(stock, need, free)
+            return why_too_little(stock, need, free)
     arriving = group.rules.bonds_among(candidate.domains)
     for domain in candidate.domains:
         if domain.name in group.repeated_names and (

@@ -1,8 +1,8 @@
 """What moves are worth: the overload that they are expected to save, against what they cost.
 
 Both are in minutes of one host. A minute in which a host is over its threshold is one, and more by how far it is over.
-A migration occupies two hosts. The destination is taken to be as badly off meanwhile as if it were overloaded. The
-source is overloaded, and what it is relieved of counts from the end on. What a move leaves behind counts as well: in
+A migration occupies two hosts. While it runs, its destination counts as overloaded. Its source is overloaded in any
+case, and what it is relieved of counts from the end on. What a move leaves behind counts as well: in
 the long run each domain has its peaks, on the host where it is then.
 """
 

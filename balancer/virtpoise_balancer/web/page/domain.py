@@ -9,7 +9,7 @@ from virtpoise_balancer.explain import wording
 from virtpoise_balancer.model import Domain, DomainState, Host
 from virtpoise_balancer.web.detail import domain_detail, seen
 from virtpoise_balancer.web.kept import KeptAnswer
-from virtpoise_balancer.web.page.parts import MOST_MIGRATIONS, Figure, host_link, migration_cards, plural
+from virtpoise_balancer.web.page.parts import MOST_MIGRATIONS, Figure, host_link, migration_card, plural
 from virtpoise_balancer.web.page.writer import Writer
 
 
@@ -28,7 +28,7 @@ def domain_page(writer: Writer, request: Request) -> KeptAnswer:
         host=host_link(domain.host),
         explanation=detail.explanation,
         figures=_figures(domain, seen(state).host(domain.host)),
-        migrations=migration_cards(detail.migrations[:MOST_MIGRATIONS], state),
+        migrations=[migration_card(record, state) for record in detail.migrations[:MOST_MIGRATIONS]],
     )
 
 

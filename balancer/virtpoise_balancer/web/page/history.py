@@ -8,7 +8,7 @@ from virtpoise_balancer.errors import BadInput
 from virtpoise_balancer.web.context import MOST_RECORDS
 from virtpoise_balancer.web.kept import KeptAnswer
 from virtpoise_balancer.web.operations import limit
-from virtpoise_balancer.web.page.parts import migration_cards
+from virtpoise_balancer.web.page.parts import migration_card
 from virtpoise_balancer.web.page.writer import Writer
 
 _AT_FIRST = 50
@@ -22,7 +22,7 @@ def history_page(writer: Writer, request: Request) -> KeptAnswer:
     except BadInput as error:
         return writer.error(request, str(error), 400)
     store = writer.context.store
-    migrations = migration_cards(store.history(most), writer.state)
+    migrations = [migration_card(record, writer.state) for record in store.history(most)]
     more = min(most * _MORE, MOST_RECORDS) if len(migrations) == most < MOST_RECORDS else None
     return writer.page(
         request,

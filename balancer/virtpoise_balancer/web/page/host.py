@@ -14,7 +14,7 @@ from virtpoise_balancer.explain import wording
 from virtpoise_balancer.model import Domain, DomainState, Host, Plan, Refusal, Resource
 from virtpoise_balancer.web.detail import host_detail, seen
 from virtpoise_balancer.web.kept import KeptAnswer
-from virtpoise_balancer.web.page.parts import MOST_MIGRATIONS, WIDTH, Anchor, domain_link, host_row, migration_cards
+from virtpoise_balancer.web.page.parts import MOST_MIGRATIONS, WIDTH, Anchor, domain_link, host_row, migration_card
 from virtpoise_balancer.web.page.writer import Writer
 from virtpoise_balancer.web.state import domains_by_host
 
@@ -49,7 +49,7 @@ def host_page(writer: Writer, request: Request) -> KeptAnswer:
     """The page /hosts/NAME: the host's load, its domains, why it is or is not relieved."""
     state = writer.state
     try:
-        detail = host_detail(state, request.path_params["name"])
+        detail = host_detail(state, writer.context.published.statuses(state), request.path_params["name"])
     except (NotKnown, Refused) as error:
         return writer.error(request, str(error), 404)
     snapshot = seen(state)
@@ -64,13 +64,13 @@ def host_page(writer: Writer, request: Request) -> KeptAnswer:
         row=host_row(state.policy, host, detail.status, domains, named=False),
         curve=curve(host.cpu_ratio, snapshot.step_seconds, trigger_of(host, Resource.CPU, state.policy).threshold),
         domains=domain_rows(domains, host, state.plan),
-        migrations=migration_cards(history, state),
+        migrations=[migration_card(record, state) for record in history],
         drained=is_draining(host.name, state.drains),
     )
 
 
 def domain_rows(domains: Sequence[Domain], host: Host, plan: Plan | None) -> tuple[DomainRow, ...]:
-    """The domains, the busiest first."""
+    """The rows of the domains, the busiest first."""
     moves = {move.uuid: move.destination for move in plan.moves} if plan else {}
     refused: dict[str, Refusal] = {}
     for refusal in plan.refusals if plan else ():
@@ -103,7 +103,7 @@ def _share(cores: float | None, host: Host) -> str:
 
 
 def curve(ratios: Sequence[float], step_seconds: float, threshold: float) -> Curve | None:
-    """None for fewer than two samples."""
+    """The samples as a line; None for fewer than two."""
     if len(ratios) < 2:
         return None
     step = WIDTH / (len(ratios) - 1)

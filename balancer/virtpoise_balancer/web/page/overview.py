@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from starlette.requests import Request
 
 from virtpoise_balancer.explain import wording
 from virtpoise_balancer.model import DomainState, HostState, Snapshot, count_samples
-from virtpoise_balancer.web.kept import KeptAnswer
+from virtpoise_balancer.web.kept import LONGEST_ARGUMENT, KeptAnswer
 from virtpoise_balancer.web.page.parts import (
     Anchor,
     Figure,
@@ -21,13 +23,30 @@ from virtpoise_balancer.web.page.parts import (
     plural,
 )
 from virtpoise_balancer.web.page.writer import Writer
-from virtpoise_balancer.web.state import HostStatus, State, domains_by_host, host_statuses
+from virtpoise_balancer.web.state import HostStatus, State, domains_by_host
 
 # In a group of at most this many hosts each domain is listed; in a larger one it is only a segment of its host's bar.
 _MOST_HOSTS_WITH_DOMAINS = 60
 _MOST_ATTENTION = 12
 
+# Hosts that are shown at once.
+MOST_ROWS = 250
+
 Note = tuple[Anchor | None, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownPart:
+    """Which hosts of a large group are shown: ``first`` to ``last`` of those that have ``find`` in their name or a
+    domain's.
+    """
+
+    page: int
+    pages: int
+    first: int
+    last: int
+    of: int
+    find: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +55,7 @@ class Overview:
 
     ``attention``: each with the host or domain that it is about; ``named``: whether the rows list their domains.
 
-    ``gaps``: what the exporters do not report.
+    ``gaps``: what the exporters do not report. ``part``: which hosts the rows are; None if they are all.
     """
 
     figures: tuple[Figure, ...]
@@ -44,29 +63,52 @@ class Overview:
     attention: tuple[Note, ...]
     rows: tuple[HostRow, ...]
     named: bool
+    part: ShownPart | None
 
 
 def overview_page(writer: Writer, request: Request) -> KeptAnswer:
-    """The page /, its hosts by name or, with ``?sort=load``, by load."""
-    found = overview(writer.state)
-    rows = found.rows if found else ()
-    by_load = request.query_params.get("sort") == "load"
-    if by_load:
-        rows = tuple(sorted(rows, key=lambda row: -1.0 if row.cpu.ratio is None else row.cpu.ratio, reverse=True))
-    return writer.page(request, "overview.html", found=found, rows=rows, by_load=by_load)
+    """The page /, its hosts by name or, with ``?sort=load``, by load. Of a large group ``page`` and ``find`` choose."""
+    asked = {name: request.query_params.get(name, "")[:LONGEST_ARGUMENT].strip() for name in ("sort", "page", "find")}
+    by_load = asked["sort"] == "load"
+    state = writer.state
+    found = overview(
+        state,
+        writer.context.published.statuses(state),
+        by_load=by_load,
+        find=asked["find"],
+        page=int(asked["page"]) if re.fullmatch("[0-9]{1,6}", asked["page"]) else 1,
+    )
+    return writer.page(request, "overview.html", found=found, by_load=by_load)
 
 
-def overview(state: State) -> Overview | None:
-    """None before the first cycle that has a snapshot."""
+def overview(
+    state: State, statuses: Sequence[HostStatus], *, by_load: bool = False, find: str = "", page: int = 1
+) -> Overview | None:
+    """None before the first cycle that has a snapshot. ``statuses``: of the state's hosts, in the snapshot's order.
+
+    A group of many hosts is shown in parts: ``page`` counts them from 1, and ``find`` is a part of a host's or domain's
+    name. There the hosts that need attention come first.
+    """
     snapshot = state.snapshot
     if snapshot is None:
         return None
     on = domains_by_host(snapshot)
     named = len(snapshot.hosts) <= _MOST_HOSTS_WITH_DOMAINS
-    statuses = host_statuses(state)
+    cut = len(snapshot.hosts) > MOST_ROWS
+    silent = state.silent
+    chosen = list(zip(snapshot.hosts, statuses, strict=True))
+    if cut and find:
+        chosen = [one for one in chosen if _holds(one[1], find.lower())]
+    if by_load:
+        chosen.sort(key=lambda one: -1.0 if one[1].cpu_ratio is None else one[1].cpu_ratio, reverse=True)
+    elif cut:
+        chosen.sort(key=lambda one: not _needs_attention(one[1], silent))
+    pages = max(math.ceil(len(chosen) / MOST_ROWS), 1)
+    page = min(max(page, 1), pages)
+    begin = (page - 1) * MOST_ROWS
     rows = tuple(
         host_row(state.policy, host, found, on.get(host.name, ()), named=named)
-        for host, found in zip(snapshot.hosts, statuses, strict=True)
+        for host, found in chosen[begin : begin + MOST_ROWS]
     )
     return Overview(
         figures=_figures(snapshot, statuses),
@@ -74,6 +116,22 @@ def overview(state: State) -> Overview | None:
         attention=_attention(state, statuses),
         rows=rows,
         named=named,
+        part=ShownPart(page=page, pages=pages, first=begin + 1, last=begin + len(rows), of=len(chosen), find=find)
+        if cut
+        else None,
+    )
+
+
+def _holds(host: HostStatus, wanted: str) -> bool:
+    return wanted in host.name.lower() or any(wanted in name.lower() for name in host.domains)
+
+
+def _needs_attention(host: HostStatus, silent: Container[str]) -> bool:
+    return (
+        host.state is not HostState.ACTIVE
+        or host.overloaded
+        or bool(host.consecutive or host.penalty_seconds)
+        or host.name in silent
     )
 
 
@@ -101,21 +159,22 @@ def _figures(snapshot: Snapshot, statuses: Sequence[HostStatus]) -> tuple[Figure
 
 def _attention(state: State, statuses: Sequence[HostStatus]) -> tuple[Note, ...]:
     """What an administrator should look at, the most at once being bounded."""
-    found = [note for host in statuses for note in _of_host(state, host)]
+    silent = state.silent
+    found = [note for host in statuses for note in _of_host(host, silent)]
     found += _of_group(state, {host.name for host in statuses})
     if len(found) > _MOST_ATTENTION:
         return (*found[:_MOST_ATTENTION], (None, f"and {len(found) - _MOST_ATTENTION} more"))
     return tuple(found)
 
 
-def _of_host(state: State, host: HostStatus) -> Iterator[Note]:
+def _of_host(host: HostStatus, silent: Mapping[str, str]) -> Iterator[Note]:
     link = host_link(host.name)
     if host.state is HostState.UNKNOWN:
         yield link, f"{'is to be drained, but ' if host.draining else ''}is unknown: {host.why_unknown}"
     elif host.state is HostState.DRAINING:
         yield link, _drained(host)
-    if host.state is not HostState.UNKNOWN and host.name in state.silent:
-        yield link, f"does not answer the balancer, so no move to it is possible: {state.silent[host.name]}"
+    if host.state is not HostState.UNKNOWN and host.name in silent:
+        yield link, f"does not answer the balancer, so no move to it is possible: {silent[host.name]}"
     if host.overloaded:
         measured = f"{host.resource.use} {wording.percent(host.ratio)}, {count_samples(host.consecutive)}"
         yield link, f"is overloaded: {measured}"

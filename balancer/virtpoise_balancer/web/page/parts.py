@@ -5,7 +5,7 @@ Pure values, ready for the templates.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote
@@ -244,13 +244,8 @@ def _plain_bar(label: str, ratio: float | None, threshold: float) -> Bar:
 _RESULT_KINDS = {"done": "calm", "skipped": "dim", "failed": "hot"}
 
 
-def migration_cards(records: Iterable[MigrationRecord], state: State) -> list[MigrationCard]:
-    """Migrations of the journal as the page shows them, with their predictions and measurements."""
-    hosts = {host.name: host for host in state.snapshot.hosts} if state.snapshot else {}
-    return [_migration_card(record, hosts, state.policy) for record in records]
-
-
-def _migration_card(record: MigrationRecord, hosts: Mapping[str, Host], policy: Policy) -> MigrationCard:
+def migration_card(record: MigrationRecord, state: State) -> MigrationCard:
+    """A migration of the journal as the page shows it: prediction and measurement against today's thresholds."""
     result = record.result or ("running" if record.began else "pending")
     return MigrationCard(
         id=record.id,
@@ -262,13 +257,12 @@ def _migration_card(record: MigrationRecord, hosts: Mapping[str, Host], policy: 
         why=record.why,
         took=wording.duration(record.seconds),
         downtime=wording.duration(record.downtime_seconds),
-        ends=tuple(
-            _measured_end(one, hosts.get(one.host), policy) for one in record.predictions if one.resource == "cpu"
-        ),
+        ends=tuple(_measured_end(one, state) for one in record.predictions if one.resource == "cpu"),
     )
 
 
-def _measured_end(one: PredictionRecord, host: Host | None, policy: Policy) -> MoveEnd:
+def _measured_end(one: PredictionRecord, state: State) -> MoveEnd:
+    host = state.snapshot.host(one.host) if state.snapshot else None
     text = f"{Resource.CPU.use} predicted {wording.percent(one.predicted, 1)}"
     if one.measured is not None:
         text += f", measured {wording.percent(one.measured, 1)}"
@@ -280,10 +274,15 @@ def _measured_end(one: PredictionRecord, host: Host | None, policy: Policy) -> M
         lower=one.lower,
         upper=one.upper,
         measured=one.measured,
-        threshold=_threshold(host, Resource.CPU, policy),
+        threshold=_threshold(host, Resource.CPU, state.policy),
         text=text,
         verdict=_verdict(one),
     )
+
+
+def _threshold(host: Host | None, resource: Resource, policy: Policy) -> float:
+    """The host's threshold; the common one of a host that is not seen."""
+    return (policy.trigger(resource) if host is None else trigger_of(host, resource, policy)).threshold
 
 
 def _verdict(one: PredictionRecord) -> str:
@@ -294,11 +293,6 @@ def _verdict(one: PredictionRecord) -> str:
     if one.lower < one.upper:
         verdict += f", {'within' if one.lower <= one.measured <= one.upper else 'outside'} the interval"
     return verdict
-
-
-def _threshold(host: Host | None, resource: Resource, policy: Policy) -> float:
-    """The host's own, if it has one and is still there."""
-    return (policy.trigger(resource) if host is None else trigger_of(host, resource, policy)).threshold
 
 
 def planned_end(

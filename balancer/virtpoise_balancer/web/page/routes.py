@@ -19,6 +19,8 @@ from virtpoise_balancer.web.page.plan import plan_page
 from virtpoise_balancer.web.page.runbooks import RunbookPages
 from virtpoise_balancer.web.page.writer import Writer
 
+_ARGUMENTS = ("sort", "limit", "page", "find")
+
 
 def routes(context: Context) -> list[Route]:
     """One for each page, and one for the files that pages load."""
@@ -29,8 +31,8 @@ def routes(context: Context) -> list[Route]:
         """The page, written once for all readers who see the same."""
 
         def endpoint(request: Request) -> Response:
-            asked = tuple(request.query_params.get(name, "")[:LONGEST_ARGUMENT] for name in ("sort", "limit"))
-            key = (request.url.path, asked, writer.closed(request))
+            asked = tuple(request.query_params.get(name, "")[:LONGEST_ARGUMENT] for name in _ARGUMENTS)
+            key = (request.scope["path"], asked, writer.closed(request))
             return context.kept.get(key, partial(write, request), until_changed=until_changed).answer(request)
 
         return endpoint

@@ -6,6 +6,7 @@
 const TOKEN = "virtpoise-token";
 const AGO_MILLISECONDS = 1000;
 const ANSWER_MILLISECONDS = 8000;
+const FIND_MILLISECONDS = 250;
 
 // --- updating what differs ---------------------------------------------------------------------------------------
 
@@ -135,7 +136,7 @@ function listen() {
 
 function dress() {
   for (const button of document.querySelectorAll("[data-order][hidden]")) button.hidden = false;
-  for (const place of document.querySelectorAll(".filter")) place.hidden = document.querySelectorAll(".host").length < 2;
+  for (const place of document.querySelectorAll(".filter")) place.hidden = !inParts() && document.querySelectorAll(".host").length < 2;
   filter();
   chosen();
   ages();
@@ -158,10 +159,32 @@ function ago(seconds) {
   return `${Math.floor(seconds / 86400)} d ago`;
 }
 
+// Of a large group the page has only a part: the balancer looks through all hosts.
+function inParts() {
+  return document.querySelector("#host-list[data-part]") !== null;
+}
+
+let finding = 0;
+
+function typed(input) {
+  clearTimeout(finding);
+  if (!inParts()) {
+    filter();
+    return;
+  }
+  finding = setTimeout(() => {
+    const address = new URL(location.href);
+    address.searchParams.delete("page");
+    address.searchParams.set("find", input.value.trim());
+    history.replaceState(null, "", address);
+    refresh();
+  }, FIND_MILLISECONDS);
+}
+
 function filter() {
   const input = document.getElementById("filter");
   if (!input) return;
-  const wanted = input.value.trim().toLowerCase();
+  const wanted = inParts() ? "" : input.value.trim().toLowerCase();
   let shown = 0;
   for (const host of document.querySelectorAll(".host")) {
     const fits = !wanted || host.querySelector(".name").textContent.toLowerCase().includes(wanted) || holds(host, wanted);
@@ -294,7 +317,7 @@ document.addEventListener("change", (event) => {
   if (event.target.matches("input[data-move]")) choose(event.target);
 });
 document.addEventListener("input", (event) => {
-  if (event.target.id === "filter") filter();
+  if (event.target.id === "filter") typed(event.target);
 });
 document.addEventListener("keydown", (event) => {
   const typing = event.target.matches("input, dialog *");
@@ -304,7 +327,7 @@ document.addEventListener("keydown", (event) => {
     input.focus();
   } else if (event.key === "Escape" && event.target === input) {
     input.value = "";
-    filter();
+    typed(input);
   }
 });
 document.getElementById("token-form").addEventListener("submit", (event) => {

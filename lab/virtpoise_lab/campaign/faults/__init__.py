@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from virtpoise_lab.campaign.faults.of_balancers import OF_BALANCERS
 from virtpoise_lab.campaign.faults.of_figures import OF_FIGURES
@@ -14,10 +13,8 @@ from virtpoise_lab.campaign.faults.of_people import OF_PEOPLE
 from virtpoise_lab.campaign.faults.parts import Begin, Met
 from virtpoise_lab.campaign.kernel import VirtualProcess
 from virtpoise_lab.campaign.migration import Job, Step
+from virtpoise_lab.campaign.run import Run
 from virtpoise_lab.floors import DURATIONS
-
-if TYPE_CHECKING:
-    from virtpoise_lab.campaign.run import Run
 
 _LATEST_SECONDS = 60.0
 
@@ -101,7 +98,9 @@ def _someone(run: Run) -> Met:
     for job in run.world.jobs:
         if not job.over and job.source in run.hosts:
             return Met(job.uuid, job.source, job.destination, _bystander(run, job.source, job.destination))
-    uuid = run.random.choice(sorted(uuid for uuid, guest in run.world.guests.items() if guest.group == run.group))
+    uuid = run.random.choice(
+        sorted(uuid for uuid, guest in run.world.guests.items() if guest.group == run.setting.group)
+    )
     source = next(iter(run.world.active_on(uuid)), "h1")
     destination = _bystander(run, source)
     return Met(uuid, source, destination, _bystander(run, source, destination))

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from virtpoise_lab.campaign.faults.parts import Begin, Met, lasting
-
-if TYPE_CHECKING:
-    from virtpoise_lab.campaign.run import Run
+from virtpoise_lab.campaign.run import Run
 
 CLOCK_STEPS = (-120.0, -15.0, 15.0, 120.0)
 

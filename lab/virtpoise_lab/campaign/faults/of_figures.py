@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from virtpoise_lab.campaign.faults.parts import Begin, Met, lasting, switched
-
-if TYPE_CHECKING:
-    from virtpoise_lab.campaign.run import Run
+from virtpoise_lab.campaign.run import Run
 
 
 def _exporter(fault: str) -> Begin:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_lab.campaign.faults.parts import LONG_SECONDS, SLOW, Begin, Met, lasting, of_host, switched
+from virtpoise_lab.campaign.run import Run
 from virtpoise_lab.campaign.world import WE
-
-if TYPE_CHECKING:
-    from virtpoise_lab.campaign.run import Run
 
 
 def _at(which: str, begin: str, end: str) -> Begin:
@@ -55,14 +52,16 @@ def _qemu(which: str) -> Begin:
     return begin
 
 
-def _stop_qemu(which: str) -> Begin:
+def _qemu_is(how: str, which: str) -> Begin:
+    """``how``: the set of the host's domains that it joins for a while."""
+
     def begin(run: Run, met: Met) -> None:
-        run.note(f"{getattr(met, which)}: QEMU of {met.uuid} is stopped")
-        run.world.machines[getattr(met, which)].stuck.add(met.uuid)
+        run.note(f"{getattr(met, which)}: QEMU of {met.uuid} is {how}")
+        getattr(run.world.machines[getattr(met, which)], how).add(met.uuid)
 
     def end(run: Run, met: Met) -> None:
-        run.note(f"{getattr(met, which)}: QEMU of {met.uuid} goes on")
-        run.world.machines[getattr(met, which)].stuck.discard(met.uuid)
+        run.note(f"{getattr(met, which)}: QEMU of {met.uuid} is no longer {how}")
+        getattr(run.world.machines[getattr(met, which)], how).discard(met.uuid)
 
     return lasting(begin, end)
 
@@ -76,7 +75,7 @@ def _emptiest(run: Run, _met: Met, _seconds: float) -> None:
 
 
 def _slow(which: str) -> Begin:
-    """A host that answers late, for so long that a move may fail and be made again meanwhile."""
+    """A host that answers late, and long enough that a move may fail and be made again before it ends."""
     begin = of_host(which, "slow_seconds", lambda run: run.random.choice(SLOW))
 
     def for_long(run: Run, met: Met, seconds: float) -> None:
@@ -97,8 +96,10 @@ OF_HOSTS: dict[str, Begin] = {
     "destination-rebooted": _at("destination", "power_off", "power_on"),
     "source-slow": _slow("source"),
     "destination-slow": _slow("destination"),
-    "source-qemu-stopped": _stop_qemu("source"),
-    "destination-qemu-stopped": _stop_qemu("destination"),
+    "source-qemu-stopped": _qemu_is("stuck", "source"),
+    "destination-qemu-stopped": _qemu_is("stuck", "destination"),
+    "source-monitor-hangs": _qemu_is("mute", "source"),
+    "destination-monitor-hangs": _qemu_is("mute", "destination"),
     "source-qemu-killed": _qemu("source"),
     "destination-qemu-killed": _qemu("destination"),
     "hosts-apart": _cut("source", "destination"),

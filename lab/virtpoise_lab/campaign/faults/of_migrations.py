@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from virtpoise_lab.campaign.faults.parts import Begin, Met, of_host, switched
 from virtpoise_lab.campaign.inventory import facts_of
+from virtpoise_lab.campaign.run import Run
 from virtpoise_lab.campaign.world import disk_of
 
-if TYPE_CHECKING:
-    from virtpoise_lab.campaign.run import Run
-
-# Longer than a migration may take here.
-SHORT_TIMEOUT_SECONDS = 15.0
+# Longer than a migration may take then.
 LONG_COPY_SECONDS = 60.0
 
 _STORAGE_HANGS_SECONDS = 25.0

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from virtpoise_balancer.control.orders import Orders
 from virtpoise_balancer.execute.facts import Presence
 from virtpoise_lab.campaign.balancer import PERSON
 from virtpoise_lab.campaign.faults.parts import LONG_SECONDS, SLOW, Begin, Met, of_host
 from virtpoise_lab.campaign.migration import Job, Step, migrate
-
-if TYPE_CHECKING:
-    from virtpoise_lab.campaign.run import Run
+from virtpoise_lab.campaign.run import Run
 
 
 def _ends(as_: Presence) -> Begin:
@@ -34,7 +31,13 @@ def _suspend(run: Run, met: Met, seconds: float) -> None:
 
 
 def _resume(run: Run, uuid: str, host: str) -> None:
-    """Resume the domain on the host where it was suspended, or else where it has gone to."""
+    """Resume the domain on the host where it was suspended, or else where it has gone to.
+
+    While it is migrated, libvirt lets the call wait.
+    """
+    if any(job.step > Step.BEGIN for job in run.world.running_jobs(uuid)):
+        run.kernel.after(1.0, partial(_resume, run, uuid, host))
+        return
     run.note(f"an administrator resumes {uuid}")
     found = run.world.active_on(uuid)
     for where in [host] if host in found else found:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
+from virtpoise_lab.campaign.run import Run
 from virtpoise_lab.campaign.world import WE
-
-if TYPE_CHECKING:
-    from virtpoise_lab.campaign.run import Run
 
 # What lasts longer than any length that a seed chooses.
 LONG_SECONDS = 90.0
@@ -32,7 +29,7 @@ class Met:
         return WE if which == WE else str(getattr(self, which))
 
 
-Begin = Callable[["Run", Met, float], None]
+Begin = Callable[[Run, Met, float], None]
 
 
 def lasting(begin: Callable[[Run, Met], None], end: Callable[[Run, Met], None]) -> Begin:

@@ -1,10 +1,8 @@
-"""A domain's usage, and the interface of its two sources: the kernel and libvirt."""
+"""A domain's usage, as both sources give it: the kernel and libvirt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
-
-from virtpoise_exporter.virt.model import Domain
+from typing import NamedTuple
 
 
 class Flow(NamedTuple):
@@ -61,17 +59,3 @@ class VcpuSums:
 
     run: VcpuSum = field(default_factory=VcpuSum)
     delay: VcpuSum = field(default_factory=VcpuSum)
-
-
-class Source(Protocol):
-    """Reads the domains' usage. Both sources give equal figures for the same domain."""
-
-    @property
-    def name(self) -> str:
-        """The source's name: ``kernel`` or ``libvirt``."""
-
-    def read(self, domains: Sequence[Domain], seconds: float, /) -> Mapping[str, Usage]:
-        """The usage of the active ``domains`` by uuid, read now, after at most ``seconds``.
-
-        A domain that cannot be read now is left out.
-        """

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from virtpoise_balancer.execute.facts import Presence
-from virtpoise_balancer.execute.reconcile import (
+from virtpoise_balancer.execute.verdict import (
     Answer,
     Arrived,
     Silent,
@@ -28,7 +28,7 @@ JOB = Progress(elapsed_seconds=1, total_bytes=2, processed_bytes=1, remaining_by
 SILENT = Silent("no answer")
 ANSWERS: tuple[Answer, ...] = (*Presence, SILENT)
 SETTLED = (Presence.RUNNING, Presence.PAUSED)
-ACTIVE = (*SETTLED, Presence.MIGRATING)
+ACTIVE = (*SETTLED, Presence.MIGRATING, Presence.TORN)
 LATER = 2000.0
 
 
@@ -61,6 +61,10 @@ def check_entry(
     if isinstance(found, Arrived):  # only a paused domain that nothing can start elsewhere
         assert (job, there, entry.result, left_from) == (None, Presence.PAUSED, None, None), case
         assert here not in (*SETTLED, SILENT), case
+        return
+    if Presence.TORN in (here, there):
+        assert isinstance(found, StillOpen), case
+        assert found.kind is (UnsettledKind.TWICE if len(settled) > 1 else UnsettledKind.BETWEEN), case
         return
     if job is JOB or SILENT in (job, here, there) or Presence.MIGRATING in (here, there):
         assert isinstance(found, StillOpen), case  # no verdict while a job may run, or an end is not known
@@ -115,6 +119,34 @@ def test_a_domain_that_waits_on_its_destination_is_to_be_started_where_its_sourc
         assert isinstance(at(unclear), StillOpen)
     assert isinstance(at(Presence.MIGRATING, JOB), StillOpen)
     assert isinstance(at(Presence.MIGRATING, SILENT), StillOpen)
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        (Presence.TORN, Presence.RUNNING),  # the network broke: the destination may still fetch the rest
+        (Presence.TORN, Presence.DEFINED),  # the destination's QEMU died
+        (Presence.DEFINED, Presence.TORN),  # the source's QEMU died
+    ],
+)
+@pytest.mark.parametrize("job", [None, JOB], ids=["no job", "a job that libvirt keeps"])
+def test_what_post_copy_has_torn_is_left_alone_and_is_no_migration_under_way(
+    here: Presence, there: Presence, job: Progress | None
+) -> None:
+    found = reconcile(ENTRY, job, here, there, {}, LATER)
+    assert isinstance(found, StillOpen)
+    assert (found.kind, found.progress) == (UnsettledKind.BETWEEN, None)
+    assert found.text == (
+        f"the migration of a from h1 to h2 broke after the switch to post-copy: {here} on h1, {there} on h2. "
+        "Each host may have a part of its memory"
+    )
+
+
+def test_a_migration_that_was_switched_says_that_nothing_can_abort_it() -> None:
+    found = reconcile(ENTRY, replace(JOB, switched=True), Presence.MIGRATING, Presence.RUNNING, {}, LATER)
+    assert isinstance(found, StillOpen)
+    assert found.kind is UnsettledKind.MIGRATING
+    assert found.text.endswith(" is still under way and has been switched to post-copy: nothing can abort it")
 
 
 def test_which_of_two_running_copies_is_stale() -> None:

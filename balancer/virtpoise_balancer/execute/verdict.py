@@ -21,7 +21,7 @@ _MOST_NAMED = 3
 
 # Active, and not between two hosts.
 SETTLED = (Presence.RUNNING, Presence.PAUSED)
-_ACTIVE = (*SETTLED, Presence.MIGRATING)
+ACTIVE = (*SETTLED, Presence.MIGRATING, Presence.TORN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,11 @@ def reconcile(
     move = entry.move
     ends = {move.source: here, move.destination: there}
     name = f"the migration of {move.domain} from {move.source} to {move.destination}"
-    if isinstance(job, Progress):
-        return _open(entry, UnsettledKind.MIGRATING, f"{name} is still under way", progress=job)
+    places = ", ".join(f"{answer} on {host}" for host, answer in ends.items() if isinstance(answer, Presence))
+    is_torn = Presence.TORN in (here, there)
+    if isinstance(job, Progress) and not is_torn:  # of a torn one libvirt keeps the job, for who resumes it
+        how = " and has been switched to post-copy: nothing can abort it" if job.switched else ""
+        return _open(entry, UnsettledKind.MIGRATING, f"{name} is still under way{how}", progress=job)
     known = ends | dict(others)
     active = [host for host, answer in known.items() if answer in SETTLED]
     if len(active) > 1:
@@ -99,12 +102,14 @@ def reconcile(
             text=f"{move.domain} is active on {' and '.join(active)} at once, since {name}",
             running=tuple(host for host in active if known[host] is Presence.RUNNING),
         )
+    if is_torn:
+        text = f"{name} broke after the switch to post-copy: {places}. Each host may have a part of its memory"
+        return _open(entry, UnsettledKind.BETWEEN, text)
     for answer in (job, here, there):
         if isinstance(answer, Silent):
             return _open(entry, UnsettledKind.UNKNOWN, f"{name} has no known end: {answer.why}", silent=True)
     if there is Presence.PAUSED and entry.is_open and entry.left_from is None:  # no job could start it on the source
         return Arrived()
-    places = ", ".join(f"{answer} on {host}" for host, answer in ends.items())
     if Presence.MIGRATING in (here, there):
         runs = here in SETTLED or there in SETTLED
         kind = UnsettledKind.UNKNOWN if runs else UnsettledKind.BETWEEN
@@ -122,7 +127,7 @@ def _away(entry: JournalEntry, here: Answer, there: Answer, others: Mapping[str,
     """The verdict where the domain is active on neither end."""
     went_on = entry.left_from == entry.move.destination
     result = Result.DONE if went_on else Result.FAILED
-    elsewhere = [host for host, answer in others.items() if answer in _ACTIVE]
+    elsewhere = [host for host, answer in others.items() if answer in ACTIVE]
     if elsewhere:
         places = f"{places}, {others[elsewhere[0]]} on {elsewhere[0]}"
         return Verdict(result=result, places=places, elsewhere=True)
@@ -157,7 +162,7 @@ def stale_copy(entry: JournalEntry, running: tuple[str, ...], *, started: bool |
 
 def is_away(here: Answer, there: Answer) -> bool:
     """Whether both ends answer and neither has the domain active, so that the other hosts are to be asked."""
-    return not any(isinstance(answer, Silent) or answer in _ACTIVE for answer in (here, there))
+    return not any(isinstance(answer, Silent) or answer in ACTIVE for answer in (here, there))
 
 
 def _open(
