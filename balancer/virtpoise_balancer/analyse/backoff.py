@@ -87,7 +87,7 @@ def after_plan(
         for name in hosts:
             changed[name] = replace(backoffs.get(name, Backoff(host=name)), counted_from=counted_from)
     for attempt in plan.attempts:
-        if attempt.problem in (Problem.RULE, Problem.IMBALANCE) and attempt.host not in failed:
+        if attempt.problem in (Problem.RULE, Problem.IMBALANCE, Problem.FORESEEN) and attempt.host not in failed:
             continue
         backoff = changed.get(attempt.host) or backoffs.get(attempt.host, Backoff(host=attempt.host))
         solved = (attempt.solved or attempt.host in cut_off) and attempt.host not in failed

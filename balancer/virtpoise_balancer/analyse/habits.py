@@ -7,6 +7,7 @@ in constant space, so that a cycle spends a few milliseconds on a hundred thousa
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -170,23 +171,27 @@ class HabitBook:
         table[:, before >= 0] = self._table[:, before[before >= 0]]
         self._uuids, self._table, self._row = uuids, table, {uuid: at for at, uuid in enumerate(uuids)}
 
-    def habits(self) -> Habits:
-        """The habits of all domains, as a snapshot carries them."""
-        table = self._table.round(_DIGITS)  # what is stored with each plan is not made of noise
+    def habits(self, only: Iterable[str] | None = None) -> Habits:
+        """The habits of all domains, as a snapshot carries them, or of those with these uuids."""
+        uuids, chosen = self._uuids, self._table
+        if only is not None:
+            uuids = tuple(uuid for uuid in only if uuid in self._row)
+            chosen = chosen[:, [self._row[uuid] for uuid in uuids]]
+        table = chosen.round(_DIGITS)  # what is stored with each plan is not made of noise
         excursions = self.time - table[_SINCE]
-        peaks, more = self._table[_PEAKS], self._table[_PEAKS_MORE]
-        watched = EXCURSIONS_COUNT_SECONDS * -np.expm1(-table[_AGE] / EXCURSIONS_COUNT_SECONDS)
         rows = zip(
-            self._uuids,
+            uuids,
             table[_AGE].tolist(),
             table[_MEANS].T.tolist(),
-            np.sqrt(self._table[_VARIANCES]).round(_DIGITS).T.tolist(),
+            np.sqrt(chosen[_VARIANCES]).round(_DIGITS).T.tolist(),
             excursions.tolist(),
             table[_BEFORE].tolist(),
-            peaks.round(_DIGITS).tolist(),
-            (more / np.maximum(peaks, 1e-9)).round(_DIGITS).tolist(),
+            table[_PEAKS].tolist(),
+            (chosen[_PEAKS_MORE] / np.maximum(chosen[_PEAKS], 1e-9)).round(_DIGITS).tolist(),
             strict=True,
         )
+        peaks, more, ages = self._table[_PEAKS], self._table[_PEAKS_MORE], self._table[_AGE].round(_DIGITS)
+        watched = EXCURSIONS_COUNT_SECONDS * -np.expm1(-ages / EXCURSIONS_COUNT_SECONDS)
         # One that lasts for good counts beside those that were seen: nothing is certain to pass.
         ended = self._ended / (self._lasted + 1)
         return Habits(

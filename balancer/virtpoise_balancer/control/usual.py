@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from operator import attrgetter
 from typing import Protocol
 
 from virtpoise_balancer.analyse.habits import HabitBook, Readings, readings
@@ -13,6 +14,8 @@ from virtpoise_balancer.model import Policy, Resource, SampleTimes, Snapshot
 
 # What domains used is read from the past where no cycle has looked for longer.
 _PAUSE_SECONDS = 600.0
+# Of how many of the busiest hosts, and of the least busy ones, habits are known where no host is overloaded.
+_AT_ENDS = 64
 
 
 class PastObserver(Protocol):
@@ -50,12 +53,23 @@ def keep(book: HabitBook, observer: PastObserver, at: float, read: Readings, pol
 
 
 def needs_habits(snapshot: Snapshot, policy: Policy) -> bool:
-    """Whether a plan may need them: a host is overloaded."""
-    return policy.traits.habits and any(
-        host.known and host.load >= trigger_of(host, Resource.CPU, policy).threshold for host in snapshot.hosts
-    )
+    """Whether a plan may need them: a host is overloaded, or overloads are to be foreseen."""
+    return policy.traits.habits and (policy.foresight is not None or _overloaded(snapshot, policy))
+
+
+def _overloaded(snapshot: Snapshot, policy: Policy) -> bool:
+    return any(host.known and host.load >= trigger_of(host, Resource.CPU, policy).threshold for host in snapshot.hosts)
 
 
 def with_habits(snapshot: Snapshot, book: HabitBook, policy: Policy) -> Snapshot:
-    """With the habits of the domains where a plan may need them."""
-    return replace(snapshot, habits=book.habits()) if needs_habits(snapshot, policy) else snapshot
+    """With the habits of the domains where a plan may need them.
+
+    Without an overload these are those of the busiest hosts and of the least busy ones.
+    """
+    if not needs_habits(snapshot, policy):
+        return snapshot
+    if _overloaded(snapshot, policy):
+        return replace(snapshot, habits=book.habits())
+    hosts = sorted((host for host in snapshot.hosts if host.known), key=attrgetter("load", "name"))
+    near = {host.name for host in (*hosts[:_AT_ENDS], *hosts[-_AT_ENDS:])}
+    return replace(snapshot, habits=book.habits(one.uuid for one in snapshot.domains if one.host in near))

@@ -163,6 +163,7 @@ class Problem(StrEnum):
     DRAIN = "drain"
     RULE = "rule"
     IMBALANCE = "imbalance"
+    FORESEEN = "foreseen"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -239,6 +239,17 @@ _EVENED = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Foresight:
+    """Also move what keeps hosts from an overload that they are expected to have, by what their domains usually use.
+
+    ``least_saved_minutes``: how many minutes of overload each move must be expected to save beyond what it costs.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    least_saved_minutes: Amount = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trend:
     """How many steps ahead a host's load is forecast from its samples; 0: none.
 
@@ -320,6 +331,7 @@ class Policy:
     repair_soft_rules: bool = False
     metadata: Literal["own", "ignore"] = "own"
     imbalance: Imbalance | None = None
+    foresight: Foresight | None = None
     trend: Trend = Trend()
     brake: BrakeBounds = BrakeBounds()
     windows: tuple[BlackoutWindow, ...] = ()

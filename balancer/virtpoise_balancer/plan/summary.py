@@ -88,6 +88,8 @@ def _problem(host: str, problem: Problem, overloads: Mapping[str, Sequence[Overl
         return f"the group is uneven and {host} its busiest host"
     if problem is Problem.DRAIN:
         return f"{host} is draining"
+    if problem is Problem.FORESEEN:
+        return f"{host} is expected to be overloaded"
     levels = ", ".join(f"{one.resource.use} {one.ratio:.0%}" for one in overloads[host])
     return f"{host} is overloaded ({levels}, {count_samples(min(one.consecutive for one in overloads[host]))})"
 

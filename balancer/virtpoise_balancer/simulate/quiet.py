@@ -64,6 +64,7 @@ class Quiet:
             not self.skips
             or policy.hosts
             or policy.imbalance is not None
+            or policy.foresight is not None
             or policy.repair_rules
             or policy.repair_soft_rules
         ):

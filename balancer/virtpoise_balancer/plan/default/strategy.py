@@ -29,6 +29,7 @@ from virtpoise_balancer.model import (
 from virtpoise_balancer.plan.default.balance import balance
 from virtpoise_balancer.plan.default.bounds import bounded, left_out_refusals, moves_left
 from virtpoise_balancer.plan.default.candidates import resting, transfer_bytes
+from virtpoise_balancer.plan.default.foresee import foresee
 from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.predict_moves import free_share, predict_moves
 from virtpoise_balancer.plan.default.repair import broken_rules, contradictions, repair, rule_refusals
@@ -99,6 +100,10 @@ def _plan(group: Group, left_out: Mask) -> Plan:
     if policy.imbalance is not None and not problems.attempt and not group.under_way:
         evened, uneven = balance(trial, policy.imbalance)
         improved += evened
+    if policy.foresight is not None and snapshot.habits is not None:
+        kept_from, worths = foresee(trial, prospects, policy.foresight)
+        improved += kept_from
+        weighed |= worths
     trial, too_many = bounded(trial, sources, closed, most)
     if too_many:
         improved = [replace(one, solved=False) for one in improved] if len(trial.steps) > begun else []

@@ -19,7 +19,7 @@ from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.analyse.habits import LEAST_AGE_SECONDS
 from virtpoise_balancer.analyse.host_limits import trigger_of
 from virtpoise_balancer.analyse.outlook import TIMES, Outlook, minutes, outlook, overload_chances, peaks
-from virtpoise_balancer.model import SCALES_SECONDS, Habits, Resource
+from virtpoise_balancer.model import SCALES_SECONDS, Domain, DomainState, Habits, Resource
 from virtpoise_balancer.plan.default.candidates import Candidate, transfer_bytes
 from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.source import Source
@@ -44,7 +44,7 @@ class Worth:
 
 
 @dataclass(frozen=True, slots=True)
-class _Load:
+class LoadAhead:
     """What a host's domains will want, as a share of its CPUs: the mean and variance at each time ahead, and in the
     end those of the long run, without peaks. ``domains``: those that make it, by their home and their row there.
     """
@@ -63,7 +63,7 @@ class Prospects:
     def __init__(self, group: Group) -> None:
         self._group = group
         self._outlooks: dict[int, Outlook] = {}
-        self._loads: dict[int, _Load] = {}
+        self._loads: dict[int, LoadAhead] = {}
 
     def concern(self, source: Source) -> bool:
         """Whether it is weighed what relieves the host: only the CPU is short, and domains of it have habits."""
@@ -87,20 +87,31 @@ class Prospects:
         takers = {step.destination for step in ours}
         ours += [step for step in steps if step.candidate.source in takers]
         seconds = sum(map(self.seconds, ours))
-        saved, later = 0.0, self._known_minutes([step.candidate for step in ours])
+        saved, later = 0.0, self.known_minutes([step.candidate for step in ours])
         for host in sorted({end for step in ours for end in (step.candidate.source, step.destination)}):
             leaving = [step.candidate for step in ours if step.candidate.source == host]
             coming = [step.candidate for step in ours if step.destination == host]
-            before, after = self._load(host), self._with(host, leaving, coming)
-            less = self._overload(host, before) - self._overload(host, after)
-            saved += minutes(less[:-1], seconds) + later * float(less[-1])
+            before = self.load(host)
+            after = self.changed(before, host, leaving, coming)
+            saved += self.minutes(host, before, after, seconds, later)
         return Worth(saved, seconds / 60)
+
+    def minutes(self, host: int, before: LoadAhead, after: LoadAhead | None, seconds: float, later: float) -> float:
+        """How much less overload a host has with one load than with another, or None, from so many seconds on, in
+        minutes.
+
+        ``later``: for how many minutes what is usual counts beside the hour ahead.
+        """
+        less = self.overload(host, before)
+        if after is not None:
+            less = less - self.overload(host, after)
+        return minutes(less[:-1], seconds) + later * float(less[-1])
 
     def at_most(self, source: Source) -> Worth:
         """The most that relieving the host can be worth."""
         seconds = min((self.seconds_of(candidate) for candidate in source.candidates), default=0.0)
-        overload = self._overload(source.number, self._load(source.number))
-        later = self._known_minutes(source.candidates) * float(overload[-1])
+        overload = self.overload(source.number, self.load(source.number))
+        later = self.known_minutes(source.candidates) * float(overload[-1])
         return Worth(minutes(overload[:-1], seconds) + later, seconds / 60)
 
     def seconds(self, step: Step) -> float:
@@ -120,45 +131,68 @@ class Prospects:
             return float(speeds.max())
         return self._group.hosts[host].uplink_bytes_per_second or self._group.policy.migration.bytes_per_second
 
-    def _overload(self, host: int, load: _Load) -> Floats:
+    def overload(self, host: int, load: LoadAhead) -> Floats:
         """How badly off the host is at each time and in the long run: 1 while it is over its threshold, and by how much
         it is.
 
         In the long run each of its domains has its peaks; two at once count as one.
         """
+        group = self._group
+        uuids = [group.residents(home).running[row].uuid for home, row in load.domains]
+        return self._badly_off(host, load.mean, load.variance, uuids)
+
+    def _badly_off(self, host: int, mean: Floats, variance: Floats, uuids: Sequence[str]) -> Floats:
         threshold = trigger_of(self._group.hosts[host], Resource.CPU, self._group.policy).threshold
-        chance, excess = overload_chances(load.mean, load.variance, threshold)
+        chance, excess = overload_chances(mean, variance, threshold)
         found = chance + excess
-        shares, cores = self._peaks_of(load.domains)
+        shares, cores = peaks(uuids, self._group.snapshot.habits or Habits())
         if shares.any():
             heights = cores * float(self._group.per_unit[CPU, host])
-            chance, excess = overload_chances(
-                load.mean[-1] + heights, np.full(len(heights), load.variance[-1]), threshold
-            )
+            chance, excess = overload_chances(mean[-1] + heights, np.full(len(heights), variance[-1]), threshold)
             none = float(np.prod(1 - shares))
             found[-1] = none * found[-1] + (1 - none) * float((chance + excess) @ shares) / float(shares.sum())
         return found
 
-    def _peaks_of(self, domains: Sequence[tuple[int, int]]) -> tuple[Floats, Floats]:
-        group = self._group
-        uuids = [group.residents(home).running[row].uuid for home, row in domains]
-        return peaks(uuids, group.snapshot.habits or Habits())
+    def roughly(self, hosts: Sequence[int]) -> list[float]:
+        """How many minutes of overload each of these hosts is expected to have, by what its domains use now, whatever
+        they lack. Much quicker than ``minutes``, and hardly less.
+        """
+        group, habits = self._group, self._group.snapshot.habits or Habits()
+        running = [[one for one in group.domains_on(host) if one.state is DomainState.RUNNING] for host in hosts]
+        speeds = [group.hosts[host].cpu_speed for host in hosts]
+        now = [[one.cpu_cores * speed for one in here] for here, speed in zip(running, speeds, strict=True)]
+        uuids = [[one.uuid for one in here] for here in running]
+        every = [uuid for here in uuids for uuid in here]
+        counts = list(map(len, running))
+        if not any(counts):
+            return [0.0] * len(hosts)
+        numbers = np.repeat(np.arange(len(hosts)), counts)
+        means, variances = _with_usual(outlook(np.concatenate(now), every, numbers, habits))
+        found, begin = [], 0
+        for at, host in enumerate(hosts):
+            rows, unit = slice(begin, begin := begin + counts[at]), float(group.per_unit[CPU, host])
+            own = max(float(group.level[host]) / unit - sum(now[at]), 0.0)
+            mean = np.maximum(own + means[rows].sum(axis=0), 0.0) * unit
+            badly = self._badly_off(host, mean, variances[rows].sum(axis=0) * unit**2, uuids[at])
+            found.append(minutes(badly[:-1], 0.0) + self.watched_minutes(running[at]) * float(badly[-1]))
+        return found
 
-    def _known_minutes(self, candidates: Sequence[Candidate]) -> float:
+    def known_minutes(self, candidates: Iterable[Candidate]) -> float:
         """For how long what is usual is taken to stay so: as long as the domains were watched, at most for the longest
         of their means.
         """
+        return self.watched_minutes(domain for one in candidates for domain in one.domains)
+
+    def watched_minutes(self, domains: Iterable[Domain]) -> float:
         habits = self._group.snapshot.habits or Habits()
-        ages = [
-            habits.of_domains[d.uuid].age_seconds if d.uuid in habits.of_domains else 0.0
-            for one in candidates
-            for d in one.domains
-        ]
+        ages = (one.age_seconds for domain in domains if (one := habits.of_domains.get(domain.uuid)))
         return min(max(ages, default=0.0), SCALES_SECONDS[-1]) / 60
 
-    def _with(self, host: int, leaving: Iterable[Candidate], coming: Iterable[Candidate]) -> _Load:
+    def changed(
+        self, load: LoadAhead, host: int, leaving: Iterable[Candidate], coming: Iterable[Candidate]
+    ) -> LoadAhead:
         """The load of the host after some domains have left it and others have come."""
-        load, unit = self._load(host), float(self._group.per_unit[CPU, host])
+        unit = float(self._group.per_unit[CPU, host])
         mean, variance, domains = load.mean.copy(), load.variance.copy(), dict.fromkeys(load.domains)
         for sign, candidates in ((-1, leaving), (1, coming)):
             for candidate in candidates:
@@ -168,7 +202,7 @@ class Prospects:
                 variance += sign * variances[rows].sum(axis=0) * unit**2
                 moved = dict.fromkeys((candidate.source, row) for row in rows)
                 domains = {**domains, **moved} if sign > 0 else {one: None for one in domains if one not in moved}
-        return _Load(np.maximum(mean, 0.0), np.maximum(variance, 0.0), tuple(domains))
+        return LoadAhead(np.maximum(mean, 0.0), np.maximum(variance, 0.0), tuple(domains))
 
     @cached_property
     def _coming(self) -> Mapping[int, list[tuple[int, int]]]:
@@ -205,7 +239,7 @@ class Prospects:
                 found.mean[rows], found.variance[rows], found.usual[rows], found.usual_variance[rows]
             )
 
-    def _load(self, host: int) -> _Load:
+    def load(self, host: int) -> LoadAhead:
         """The load of the host with the domains that are on their way to it, without those that leave."""
         if host not in self._loads:
             residents, group = self._group.residents(host), self._group
@@ -219,7 +253,7 @@ class Prospects:
                 means, variances = _with_usual(self._outlook(home))
                 mean, variance = mean + means[row], variance + variances[row]
             here = [(host, row) for row in np.flatnonzero(stay).tolist()]
-            self._loads[host] = _Load(mean * unit, variance * unit**2, (*here, *coming))
+            self._loads[host] = LoadAhead(mean * unit, variance * unit**2, (*here, *coming))
         return self._loads[host]
 
 
