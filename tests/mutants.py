@@ -49,7 +49,6 @@ from virtpoise_balancer.model import (
     Written,
 )
 from virtpoise_balancer.monitor import doubt, observe
-from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.plan.default.group import Group
 from virtpoise_balancer.service.roster import Roster
 from virtpoise_balancer.web.metrics import _StateCollector
