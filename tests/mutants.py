@@ -5,6 +5,7 @@ The campaign must find each.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -148,8 +149,8 @@ def _a_sample_ends_a_loss(patch: Patch) -> None:
     """V6: a lost domain counts as found when Prometheus shows it running, by a sample from before."""
     run = Cycle.run
 
-    def trusting(self: Cycle, now: float) -> Report:
-        report = run(self, now)
+    def trusting(self: Cycle, now: float, *early: Any) -> Report:
+        report = run(self, now, *early)
         if report.observation is not None:
             domains = report.observation.snapshot.domains
             running = {one.uuid for one in domains if one.state is DomainState.RUNNING}
@@ -265,6 +266,18 @@ def _a_group_that_fails_ends_the_turn(patch: Patch) -> None:
             raise MonitorError("no host is scraped")
 
     patch.setattr(Roster, "keep_up", keep_up)
+
+
+def _a_turn_fails_now_and_then(patch: Patch) -> None:
+    """A turn fails by a fault of the code. The next one goes on, and the task is finished."""
+    keep_up, turns = Roster.keep_up, itertools.count()
+
+    def fail(roster: Roster, *asked: Any, **options: Any) -> None:
+        if next(turns) % 3 == 0:
+            raise RuntimeError("cannot switch to a different thread")
+        keep_up(roster, *asked, **options)
+
+    patch.setattr(Roster, "keep_up", fail)
 
 
 class _Questions(dict[str, Any]):
@@ -490,4 +503,5 @@ MUTANTS = (
     Mutant("a pause of one group is none", _orders_are_those_of(FIRST), (), 1, "stands still", 2),
     Mutant("a brake of one group brakes all", _a_brake_is_that_of_any_group, (), 0, "is still on", 2),
     Mutant("a group that fails holds up all", _a_group_that_fails_ends_the_turn, (), 5, "was not finished", 2),
+    Mutant("a turn fails now and then", _a_turn_fails_now_and_then, (), 5, "unforeseen: RuntimeError", 2),
 )

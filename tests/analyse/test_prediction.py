@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from virtpoise_balancer.analyse.demand import Demands, estimate
 from virtpoise_balancer.analyse.prediction import own_cores, predict
+from virtpoise_balancer.analyse.steady import NOISE_RATIO
 from virtpoise_balancer.model import Domain
 
 
@@ -58,13 +59,13 @@ def test_measured_migrations_without_any_history(
 ) -> None:
     predicted, spread = after(domains, load, leaving)
     assert abs(predicted - measured) <= 0.05
-    assert abs(predicted - measured) <= spread + 0.01
+    assert abs(predicted - measured) <= NOISE_RATIO + spread + 0.01
 
 
 def test_where_nobody_waits_loads_add_up() -> None:
     predicted, spread = after([domain("a", 1.0), domain("b", 2.0), domain("c", 0.5)], 0.5, {"b"}, cpus=8)
     assert predicted == pytest.approx(0.25)
-    assert spread == pytest.approx(0.03)
+    assert spread == 0
 
 
 def test_the_hosts_own_use_stays() -> None:
@@ -102,11 +103,11 @@ def test_a_host_with_fewer_domains_is_never_predicted_busier(
 
 
 @given(hosts())
-def test_a_load_is_a_share_and_never_less_sure_than_the_noise(host: tuple[int, list[Domain], float]) -> None:
+def test_a_load_and_its_spread_are_shares(host: tuple[int, list[Domain], float]) -> None:
     cpus, domains, load = host
     predicted, spread = after(domains, load, set(), cpus=cpus)
     assert 0 <= predicted <= 1
-    assert 0.03 - 1e-9 <= spread <= 1.1
+    assert 0 <= spread <= 1.1
 
 
 @given(hosts(), st.floats(0.25, 4))

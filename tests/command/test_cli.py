@@ -127,8 +127,8 @@ def changed(**changes: object) -> dict[str, object]:
     [
         ("not json", "expected JSON"),
         (
-            json.dumps(changed(hosts=[HOST | {"memory_bytes": -1}])),
-            "hosts.0.memory_bytes: expected greater than 0, got -1",
+            json.dumps(changed(hosts=[HOST | {"memory_bytes": 0}])),
+            "hosts.0.memory_bytes: expected greater than 0, got 0",
         ),
         (
             json.dumps(changed(hosts=[HOST | {"cpu_ratio": [float("nan")]}])),

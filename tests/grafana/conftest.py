@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from filled_prometheus import filled_prometheus
+from filled_prometheus import CACHE, filled_prometheus
 from grafana.scenario import LENGTH, STEP, Scenario
 from virtpoise_preview.prometheus import Prometheus, Span
 
@@ -19,11 +19,18 @@ def span() -> Span:
     return Span(end - LENGTH, end, float(STEP))
 
 
-@pytest.fixture(scope="session")
-def prometheus_url(span: Span, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture(scope="session", params=("prometheus", "prometheus-sid"))
+def prometheus_url(
+    span: Span, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[str]:
+    """That of Debian's stable release, and 3.x."""
+    programs = CACHE / request.param / "usr/bin"
+    if not programs.exists():
+        pytest.skip(f"{request.param} is not there now")
     exposition = Scenario(span.end).openmetrics()
     # imported samples end without the mark that ends a scraped series
-    with filled_prometheus(exposition, tmp_path_factory.mktemp("prometheus"), "--query.lookback-delta=25s") as url:
+    folder, lookback = tmp_path_factory.mktemp("prometheus"), "--query.lookback-delta=25s"
+    with filled_prometheus(exposition, folder, lookback, programs=programs) as url:
         yield url
 
 

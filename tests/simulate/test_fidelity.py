@@ -73,7 +73,7 @@ def play(start: float) -> tuple[str, dict[float, Snapshot]]:
         consecutive=policy.cpu.consecutive,
         saturation_ratio=policy.saturation_ratio,
         longest_window_seconds=80,
-        blur_ratio=1.0,
+        blur_ratio=0.0,  # all hosts are scraped at the end of a step
         reach_back_seconds=15.0,
     )
     families: dict[str, dict[str, list[str]]] = {}

@@ -881,6 +881,26 @@ def test_on_loopback_however_it_is_written_another_name_is_not_answered(
     assert statuses == [200, of_others]
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([("Content-Length", "2"), ("Transfer-Encoding", "chunked")], 400),
+        ([("Host", "evil@localhost")], 421),
+        ([("Host", "localhost/x")], 421),
+        ([("Origin", HERE), ("Origin", "http://evil")], 403),
+        ([("Origin", HERE), ("Origin", "null")], 403),
+        ([("Origin", HERE), ("Origin", HERE)], 200),
+    ],
+)
+def test_an_order_that_a_proxy_may_read_otherwise_is_refused(
+    client: TestClient, store: Store, headers: list[tuple[str, str]], status: int
+) -> None:
+    sent = [*WITH_TOKEN.items(), ("Content-Type", "application/json"), *headers]
+    response = client.post("/api/v1/pause", content=b"{}", headers=sent)
+    assert response.status_code == status
+    assert (store.overrides().paused is not None) == (status == 200)
+
+
 def test_where_reading_is_closed_no_order_of_a_stranger_shows_which_names_there_are(
     make_context: Callable[..., Context], published: Published, store: Store
 ) -> None:

@@ -15,8 +15,6 @@ import numpy as np
 
 from virtpoise_balancer.analyse.demand import Demands, Floats, busy_cpus
 
-# How far two measurements of an unchanged load differ, as a share of the host.
-NOISE_RATIO = 0.03
 # Keeps divisions defined where no vCPU is ever runnable.
 _LEAST_RUNNABLE = 1e-9
 
@@ -58,8 +56,9 @@ def corrections(cpus: int, load: Floats, own: Floats, demands: Demands, there: F
 
 
 def predict(cpus: int, own: Floats | float, demands: Demands, there: Floats) -> Load:
-    """The load of a host in each case. ``there``: which of the domains are there, 1 or 0 (cases x domains). ``own``:
-    cores, one a case or for all.
+    """The load of a host in each case; its spread is without the noise of measurements (``steady``).
+
+    ``there``: which of the domains are there, 1 or 0 (cases x domains). ``own``: cores, one a case or for all.
 
     Stacked demands have one axis more, and so has ``there`` (hosts x cases x domains).
     """
@@ -76,4 +75,4 @@ def predict(cpus: int, own: Floats | float, demands: Demands, there: Floats) -> 
     undecided = np.sqrt(weight * (1 - weight)) * apart  # the standard deviation of one that is either
     # Half the distance from the lower to the upper end, both cut at the number of CPUs.
     between = (np.minimum(filled + added.doubt, cpus) - (filled - added.doubt)) / (2 * cpus)
-    return Load(filled / cpus, NOISE_RATIO + between + undecided, (wanted + added.on_off) / cpus)
+    return Load(filled / cpus, between + undecided, (wanted + added.on_off) / cpus)

@@ -195,9 +195,8 @@ def targets_by_host(
     found: dict[str, AbstractSet[tuple[str, str]]] = {}
     for queries in (own, *([query] for query in _OF_ANY_KIND if query in replaced)):
         now: dict[str, set[tuple[str, str]]] = {}
-        for series in (one for query in queries for one in answers[query]):
-            if _target(series) not in gone:
-                now.setdefault(_host(series), set()).add(_target(series))
+        for target in {_target(series) for query in queries for series in answers[query]} - gone:
+            now.setdefault(of_instance(target[0]), set()).add(target)
         for host, targets in now.items():
             if len(targets) > len(found.get(host, ())):
                 found[host] = targets

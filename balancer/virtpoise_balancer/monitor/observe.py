@@ -217,7 +217,7 @@ class Observer:
         )
 
     def _tails(self, matchers: str, at: float, *, remember: bool) -> dict[str, Tail]:
-        """Which samples are asked for, by the name of their query. Not ``remember``: all of them."""
+        """Which samples to query, by the name of their query. Not ``remember``: all of them."""
         samples, step = self.sample_times.samples, round(at / self.step_seconds)
         return {
             name: self._recent.tail(name, query, step, samples)

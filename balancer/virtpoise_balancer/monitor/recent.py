@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 Runs = Mapping[str, tuple[float, ...]]
 
-# How many samples that were there before are asked for again: Prometheus may complete a step a little late.
+# How many known samples are queried again: Prometheus may complete a step a little late.
 _AGAIN = 3
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 from virtpoise_balancer.analyse.triggers import overloads
 from virtpoise_balancer.model import (
@@ -196,7 +197,8 @@ def _servers(snapshot: Snapshot, policy: Policy) -> dict[str, _Server]:
         for number, host in enumerate(snapshot.hosts)
         if host.known
     }
-    for domain in snapshot.domains:
+    # In an order of their own: sums of floats depend on it.
+    for domain in sorted(snapshot.migrating, key=attrgetter("uuid")):
         home, coming_to = servers.get(domain.host), servers.get(domain.migrating_to or "")
         if coming_to is not None:
             load = generated_load(domain, home.host) if home else domain.vcpus / coming_to.host.cpus

@@ -41,7 +41,7 @@ from virtpoise_balancer.web.server import WebServer
 log = structlog.get_logger()
 
 _JOB = "cycle"
-# How many groups are looked at side by side.
+# For how many groups Prometheus is queried at once.
 _AT_ONCE = 4
 # How long a stop may take besides its migrations: for a cycle that has begun, and for what is written at the end.
 _BESIDE_MIGRATIONS_SECONDS = 10.0

@@ -74,7 +74,7 @@ class SimulatedObserver:
 
         Where samples lie a step apart, the figure is the slope through those of N steps and the one before.
         """
-        if not self.blur_ratio:
+        if not self.reach_back_seconds:
             return np.ones(self.consecutive)
         steps = np.arange(1.0, self.consecutive + 2)
         return steps * (len(steps) + 1 - steps)

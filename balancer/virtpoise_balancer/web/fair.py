@@ -14,7 +14,7 @@ from virtpoise_balancer.web.connections import MOST_PER_ADDRESS
 # Answers are written one at a time, so more would only stand before others.
 MOST_ANSWERED_AT_ONCE = 2
 # As many connections as an address may have, and as many whose client has hung up: their answers are written all the
-# same, since nothing tells of that before.
+# same, since nothing shows that before.
 MOST_ASKED = 2 * MOST_PER_ADDRESS
 
 

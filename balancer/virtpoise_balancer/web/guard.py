@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import re
 from base64 import b64decode
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -39,6 +40,8 @@ _HEADERS = {
 _WATCHED = frozenset({"/-/healthy", "/-/ready", "/metrics"})
 _ALWAYS_READABLE = frozenset({"/-/healthy", "/-/ready"})
 _LONGEST_USER = 64
+# A name or an address and a port, without what else an address may have, such as a user.
+_OF_HOST = re.compile(r"[^\s@/?#\\]*")
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -155,14 +158,11 @@ class Gate:
         """
         if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return False
-        origin = headers.get("origin")
-        if origin is None:
-            return True
         own = {headers.get("host", "")}
         if self.web.external_url:
             own.add(urlsplit(self.web.external_url).netloc)
         try:
-            return urlsplit(origin).netloc in own
+            return all(urlsplit(origin).netloc in own for origin in headers.getlist("origin"))
         except ValueError:
             return False
 
@@ -181,6 +181,8 @@ def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
 
 
 def _name(host_header: str) -> str | None:
+    if not _OF_HOST.fullmatch(host_header):
+        return None
     try:
         return urlsplit("//" + host_header).hostname
     except ValueError:
@@ -267,6 +269,9 @@ class Guard:
             await app(scope, receive, with_turn)
 
     def _refused(self, connection: HTTPConnection) -> Response | None:
+        headers = connection.headers
+        if "content-length" in headers and "transfer-encoding" in headers:  # a proxy may go by the other one
+            return PlainTextResponse("The length of the body is given twice.\n", 400, {"Connection": "close"})
         if self._is_local(connection) and _name(connection.headers.get("host", "")) not in self._names:
             return PlainTextResponse("This host name is not served here: see web.external_url.\n", 421)
         if connection.scope["method"] in ("GET", "HEAD") and connection.scope["path"] not in _ALWAYS_READABLE:

@@ -21,7 +21,7 @@ CALLS_FOR = {
     UnsettledKind.BETWEEN: "VirtpoiseDomainBetweenHosts",
 }
 # A branch of a rule that goes by one figure of the balancer alone, whatever other figures say.
-_ALONE = re.compile(r"^ *max by \(job\) \((virtpoise_\w+)\{([^}]*)\}\) > 0$", re.MULTILINE)
+_ALONE = re.compile(r"^ *max by \(job, group\) \((virtpoise_\w+)\{([^}]*)\}\) > 0$", re.MULTILINE)
 
 
 @cache

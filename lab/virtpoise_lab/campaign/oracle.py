@@ -242,11 +242,11 @@ class Oracle:
                 )
 
     def exception(self, what: str) -> None:
-        """Something was logged with a traceback."""
+        """Something was logged with a traceback, or is an unforeseen error."""
         error = sys.exc_info()[1]
-        if type(error).__name__ in ("StoreFails", "StoreError") and self._has("store"):
-            return
-        self._wrong(f"{what}: {type(error).__name__}: {error}")
+        text = what if error is None else f"{what}: {type(error).__name__}: {error}"
+        if not (self._has("store") and any(f": {name}: " in text for name in ("StoreFails", "StoreError"))):
+            self._wrong(text)
 
     # --- after it -----------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from virtpoise_lab.campaign.stage import BEGAN, INTERVAL_SECONDS, THRESHOLD_RATI
 from virtpoise_lab.campaign.world import Machine
 
 _CALM_SECONDS = 60.0
+_UNFORESEEN = "unforeseen: "  # how the sentence of a turn that failed by a fault of the code begins
 _KEPT_LINES = 1000  # of the trace of a run of hours
 _HOSTS = ("h1", "h2", "h3", "h4")
 # For a drain or an overload once all is well again, with back-off and all.
@@ -208,7 +209,7 @@ class Play(Run):
         who = task.process.name if task else "?"
         shown = " ".join(f"{key}={value}" for key, value in values.items() if key not in ("exc_info", "seconds"))
         self.note(f"{who} [{level}] {text} {shown}".rstrip())
-        if values.get("exc_info"):
+        if values.get("exc_info") or text.startswith(_UNFORESEEN):
             self.oracle.exception(text)
 
 

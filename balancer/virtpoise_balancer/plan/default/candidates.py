@@ -47,8 +47,8 @@ class Candidate:
     wants: float
     # What they add to a destination, in the group's units (resources).
     arrival: Floats
-    # What their uncertainty adds to a destination's CPU share.
-    margin: float
+    # How many spreads the interval of a destination that takes them extends above its prediction.
+    above: float
     # The hosts to which hard rules about hosts, the number of CPUs, names and what they need let them go (hosts); None:
     # all.
     allowed: Mask | None
@@ -207,7 +207,7 @@ def candidate_of(group: Group, residents: Residents, rows: list[int]) -> Candida
         breaks=breaks,
         wants=float(total(residents.wants, rows)),
         arrival=residents.arrival[rows[0]] if len(rows) == 1 else total(residents.arrival, rows),
-        margin=residents.margin,
+        above=residents.above,
         allowed=allowed,
         needs=group.stocks.taken_by(domains),
     )

@@ -18,6 +18,7 @@ from virtpoise_balancer.analyse.calibration import Quantiles, quantiles
 from virtpoise_balancer.analyse.demand import Demands, Floats, Mask, estimate, residence
 from virtpoise_balancer.analyse.host_limits import limit_of
 from virtpoise_balancer.analyse.prediction import corrections, own_cores
+from virtpoise_balancer.analyse.steady import NOISE_RATIO, steady
 from virtpoise_balancer.analyse.triggers import ahead, overloads
 from virtpoise_balancer.analyse.windows import newest
 from virtpoise_balancer.model import (
@@ -46,6 +47,8 @@ from virtpoise_balancer.plan.stocks import Stocks
 CPU, MEMORY, RX, TX = Resource.CPU.row, Resource.MEMORY.row, Resource.RX.row, Resource.TX.row
 # What is worth a migration on any host, in its cores: on a large one a small share of its CPUs is much.
 _WORTHWHILE_CORES = 0.1
+# How much of a host's highest sample may count as chance: this many times what its noise is below the most.
+_KNOWN = 4.0
 # Where a host has the samples of each resource but the CPU.
 _WINDOWS = {Resource.MEMORY: "memory_ratios", Resource.RX: "rx_ratio_window", Resource.TX: "tx_ratio_window"}
 
@@ -111,10 +114,11 @@ class Group:
         if policy.hosts:
             limits = [[limit_of(host, resource, policy) for host in self.hosts] for resource in Resource]
             self.limit = np.array(limits).reshape(self.limit.shape)
-        # ``level``: the CPU load over the last N samples (hosts), 0 for unknown hosts. ``use``: the share in use, at
-        # the upper end (resources x hosts), infinite for unknown hosts. Where a host's use of an uplink is unknown it
-        # is 0, before the plan and after: never a problem, a limit or the scarcest resource.
-        self.level, self.use = self._use()
+        # ``level``: the CPU load by the last N samples, or more where it has stayed the same (hosts), 0 for unknown
+        # hosts. ``noise``: how far it may be from what is measured next, as a share (hosts). ``use``: the share in use,
+        # at the upper end (resources x hosts), infinite for unknown hosts. Where a host's use of an uplink is unknown
+        # it is 0, before the plan and after: never a problem, a limit or the scarcest resource.
+        self.level, self.noise, self.use = self._use()
         unknown = np.isnan(self.use)
         self.use[unknown] = self.per_unit[unknown] = 0.0
         # The running domains of the hosts that were asked for so far.
@@ -147,21 +151,31 @@ class Group:
         domains = self.snapshot.domains
         return [domains[i] for i in self._by_host[self._begins[number] : self._begins[number + 1]].tolist()]
 
-    def _use(self) -> tuple[Floats, Floats]:
-        """The CPU load over the last N samples (hosts), and the share in use at the upper end (resources x hosts).
+    def _use(self) -> tuple[Floats, Floats, Floats]:
+        """The CPU load and its noise (hosts), and the share in use at the upper end (resources x hosts).
 
         N is the resource's own. A destination counts with its highest recent sample, or with its forecast if that is
-        higher: one low sample makes no room. NaN: the use of a known host's uplink is unknown.
+        higher: one low sample makes no room. Of the CPU the highest counts for less the steadier the load is. NaN: the
+        use of a known host's uplink is unknown.
         """
-        cpu = newest(self._each("cpu_ratio"), self.policy.cpu.consecutive)
-        level = np.nansum(cpu, axis=1) / np.maximum(np.isfinite(cpu).sum(axis=1), 1)
+        windows, policy = self._each("cpu_ratio"), self.policy
+        level, noise = steady(
+            windows,
+            self.cpus.astype(np.float64),
+            count=policy.cpu.consecutive,
+            saturation=policy.saturation_ratio,
+            coverage=policy.coverage,
+        )
+        cpu = newest(windows, policy.cpu.consecutive)
         use = np.empty((len(Resource), len(self.hosts)))
-        use[CPU] = np.fmax(_highest(cpu), self.ahead)
+        # How far one sample is above the mean by chance. Nothing where little is known of the host.
+        single = np.minimum(np.sqrt(policy.cpu.consecutive) * noise, _KNOWN * (NOISE_RATIO - noise))
+        use[CPU] = np.fmax(np.fmax(level, _highest(cpu) - single), self.ahead)
         for resource, window in _WINDOWS.items():
             now = np.array(self._each(f"{resource}_ratio"), dtype=np.float64)
             recent = newest(self._each(window), self.policy.trigger(resource).consecutive)
             use[resource.row] = np.fmax(now, _highest(recent))
-        return np.where(self._known, level, 0.0), np.where(self._known, use, np.inf)
+        return np.where(self._known, level, 0.0), noise, np.where(self._known, use, np.inf)
 
     @cached_property
     def ahead(self) -> Floats:
@@ -172,9 +186,11 @@ class Group:
     def overloads(self) -> tuple[Overload, ...]:
         """The overloads of all hosts.
 
-        ``use`` is at least the newest sample, so hosts below every threshold need no closer look.
+        Hosts whose highest samples are below every threshold need no closer look.
         """
-        near = np.flatnonzero((self.use >= self.limit).any(axis=0)).tolist()
+        highest = self.use.copy()
+        highest[CPU] = np.fmax(highest[CPU], _highest(newest(self._each("cpu_ratio"), self.policy.cpu.consecutive)))
+        near = np.flatnonzero((highest >= self.limit).any(axis=0)).tolist()
         return overloads(self.snapshot, self.policy, [self.hosts[number] for number in near])
 
     @cached_property
@@ -334,6 +350,7 @@ class Group:
                 number=number,
                 host=self.hosts[number],
                 level=float(level[at]),
+                noise=float(self.noise[number]),
                 saturated=full,
                 running=running[at],
                 demands=Demands(demands.table[begin:end]),

@@ -61,11 +61,12 @@ def broken_rules(trial: Trial, *, hard: bool = True) -> list[BrokenRule]:
         if bond.hard is not hard:
             continue
         at = placed(bond, trial)
+        turn = {domain.uuid: number for number, there in enumerate(at.values()) for domain in there}
+        zone = list(at.values())
         for one in bond.kind.violated(at):
             stray = {domain.uuid for domain in one.domains}
-            zones = [
-                there for there in at.values() if one.anchor is not None or not stray.isdisjoint(d.uuid for d in there)
-            ]
+            # A thousand zones may have a thousand strays: only those that are concerned are gone through.
+            zones = zone if one.anchor is not None else [zone[number] for number in sorted({turn[u] for u in stray})]
             instead = tuple(domain for there in zones for domain in there if domain.uuid not in stray)
             others = tuple(zone for zone in sorted(at) if zone != one.anchor) if one.anchor is not None else ()
             found.append(BrokenRule(bond.name, bond.kind.name, hard, one.domains, instead, one.anchor, others))

@@ -13,7 +13,7 @@ from itertools import groupby, islice
 import numpy as np
 
 from virtpoise_balancer.analyse.demand import Demands, Floats, Mask
-from virtpoise_balancer.analyse.prediction import NOISE_RATIO, Load, predict
+from virtpoise_balancer.analyse.prediction import Load, predict
 from virtpoise_balancer.model import ASSUMED_BYTES_PER_SECOND, Domain, Host
 
 # How far a domain's traffic may differ from what was measured, as a share of it.
@@ -37,6 +37,8 @@ class Residents:
     host: Host
     # Its CPU load over the last N samples, 0..1.
     level: float
+    # How far that may be from what is measured next, likewise.
+    noise: float
     # Whether the load hides demand.
     saturated: bool
     # By name. A domain's place is its row in all arrays.
@@ -63,11 +65,6 @@ class Residents:
         doubt = sums.doubt + np.minimum(on_off, 1 - on_off) * np.abs(sums.all_on_off - sums.all_catching_up)
         wants: Floats = (sums.on_off + sums.catching_up + self.above * doubt) * self.host.cpu_speed
         return wants
-
-    @cached_property
-    def margin(self) -> float:
-        """What the interval of a destination adds to its CPU share at least, with a domain from here."""
-        return NOISE_RATIO * self.above
 
     @cached_property
     def traffic(self) -> Floats:
@@ -133,7 +130,7 @@ class Residents:
     def _corrected(self, present: Mask, predicted: Load) -> Load:
         stays, goes = self.corrections
         ratio = np.minimum(np.maximum(predicted.ratio + (stays + present @ goes), 0.0), 1.0)
-        return Load(ratio, predicted.spread, predicted.wanted)
+        return Load(ratio, self.noise + predicted.spread, predicted.wanted)
 
 
 def predict_together(asked: Iterable[tuple[Residents, Mask]]) -> None:

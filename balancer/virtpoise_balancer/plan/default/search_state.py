@@ -49,6 +49,8 @@ class SearchState:
         # By host, for each resource the share in use after the steps, at the upper end. Not cut at 0, so that a step
         # can be taken back.
         self.use: dict[int, list[float]] = {host: trial.use[:, host].tolist() for host in self.hosts}
+        # By host, how far its CPU load may be from what is measured next. Never changed.
+        self._noise: dict[int, float] = {host: float(group.noise[host]) for host in self.hosts}
         # By host, the use of its scarcest resource after the steps, as a share of its limit.
         self._fullness: dict[int, float] = {host: self._full(host) for host in self.hosts}
         # By host, for each resource the share that one unit of the group takes. Never changed.
@@ -136,6 +138,8 @@ class SearchState:
         return found
 
     def _count_missing(self, option: Option) -> tuple[float, float]:
+        if not option.candidates:  # it is low enough already
+            return 0.0, 0.0
         source = option.candidates[0].source
         needed = {row: sum(float(one.arrival[row]) for one in option.candidates) for row in (CPU, MEMORY)}
         if source not in self.use:
@@ -174,7 +178,7 @@ class SearchState:
         more_cpu, more_memory, more_rx, more_tx = self.load(candidate, host)
         most_cpu, most_memory, most_rx, most_tx = self.limit[host]
         return (
-            cpu + more_cpu + candidate.margin < most_cpu
+            cpu + more_cpu + candidate.above * self._noise[host] < most_cpu
             and memory + more_memory < most_memory
             and rx + more_rx < most_rx
             and tx + more_tx < most_tx

@@ -112,6 +112,14 @@ class Source:
             return None
         return replace(self, worthwhile=False, rested=False)
 
+    def below_thresholds(self) -> Source | None:
+        """The source with its thresholds in place of what it should come down to; None if that is no less, or for a
+        drain.
+        """
+        most = self.group.limit[:, self.number]
+        goals = {resource: max(goal, float(most[resource.row])) for resource, goal in self.goals.items()}
+        return None if goals == self.goals else replace(self, goals=goals)
+
     def left(self, moved: Set[str]) -> Mask:
         """Which domains are left when those with these uuids have gone (1 x domains)."""
         gone = [domain.uuid in moved for domain in self.residents.running]

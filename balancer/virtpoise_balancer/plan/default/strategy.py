@@ -26,7 +26,6 @@ from virtpoise_balancer.model import (
     Scores,
     Snapshot,
 )
-from virtpoise_balancer.plan.default.assign import relieve, relieve_partly
 from virtpoise_balancer.plan.default.balance import balance
 from virtpoise_balancer.plan.default.bounds import bounded, left_out_refusals, moves_left
 from virtpoise_balancer.plan.default.candidates import resting, transfer_bytes
@@ -34,6 +33,7 @@ from virtpoise_balancer.plan.default.foresee import foresee
 from virtpoise_balancer.plan.default.group import CPU, Group
 from virtpoise_balancer.plan.default.predict_moves import free_share, predict_moves
 from virtpoise_balancer.plan.default.repair import broken_rules, contradictions, repair, rule_refusals
+from virtpoise_balancer.plan.default.solve import solve
 from virtpoise_balancer.plan.default.source import Residue, Source, residues
 from virtpoise_balancer.plan.default.trial import Step, Trial
 from virtpoise_balancer.plan.default.why_not import nowhere
@@ -71,7 +71,7 @@ def _plan(group: Group, left_out: Mask) -> Plan:
     sources, passing = _lasting(prospects, sources)
     closed = ~group.takers | left_out
     while True:
-        trial, solved = _solve(Trial(group, sources, closed), sources)
+        trial, solved = solve(group, sources, closed)
         weighed = prospects.weighed(solved, trial.steps)
         poor = {number: worth for number, worth in weighed.items() if not worth.pays}
         if not poor:
@@ -169,24 +169,6 @@ def _make_source(group: Group, number: int, problem: Problem, overloads_of_it: S
             if coming > 0:  # False for NaN
                 goals[Resource.CPU] -= min(coming, goals[Resource.CPU] / 2)
     return Source(group, group.residents(number), problem, goals)
-
-
-def _solve(trial: Trial, sources: list[Source]) -> tuple[Trial, list[Source]]:
-    """The trial with the steps, and the sources as they were solved.
-
-    A source that is not solved otherwise may move domains that gain little each, and if need be those that should rest.
-    """
-    trial, unsolved = relieve(trial, sources)
-    for widened in (Source.with_small, Source.unrested):
-        wider = {s.number: more for s in sources if s.number in unsolved and (more := widened(s)) is not None}
-        if wider:
-            trial, still = relieve(trial, list(wider.values()))
-            unsolved = (unsolved - wider.keys()) | still
-            sources = [source if source.number in unsolved else wider.get(source.number, source) for source in sources]
-    for source in sources:
-        if source.number in unsolved:
-            relieve_partly(trial, source)
-    return trial, sources
 
 
 def _stayed(source: Source, trial: Trial, residue: Residue) -> list[Refusal]:

@@ -151,7 +151,7 @@ class Trial:
     def _after_on(self, candidate: Candidate, hosts: slice) -> Floats:
         after: Floats = candidate.arrival[:, np.newaxis] * self.group.per_unit[:, hosts]
         after += self.use[:, hosts]
-        after[CPU] += candidate.margin
+        after[CPU] += candidate.above * self.group.noise[hosts]
         return after
 
     def room(self, candidate: Candidate) -> Floats:

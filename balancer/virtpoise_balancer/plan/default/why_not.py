@@ -89,7 +89,7 @@ def _figures(trial: Trial, candidate: Candidate, host: int, resource: Resource, 
         "predicted_upper_ratio": round(after, 6),
         "threshold": threshold,
     }
-    learned = candidate.margin * (1 - FALLBACK / above) if resource is Resource.CPU and above > FALLBACK else 0.0
+    learned = max(above - FALLBACK, 0.0) * float(group.noise[host]) if resource is Resource.CPU else 0.0
     if after >= threshold > after - learned:
         figures["learned_ratio"] = round(learned, 6)
     if after >= threshold:

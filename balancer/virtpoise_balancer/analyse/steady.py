@@ -1,0 +1,107 @@
+"""The load that each host's samples show, and how far it may be from what is measured next.
+
+The mean of many samples is known better than that of few, if the load is still the same. So the newest N are joined by
+as many before them, and three and seven times as many, as long as the interval of the mean then has a part in common
+with those of the means of fewer (Lepski's method).
+
+What the formulas leave out was measured on hosts of one CPU, where it is ``NOISE_RATIO`` of them (docs/scoring.md). On
+a host of many CPUs it is the sum of what many vCPUs do by themselves, so it shrinks with the root of their number. What
+the host's own samples vary by is added. A host of which little is known, or whose CPUs are full, so that nothing
+varies, counts as one of one CPU. None counts as more than that: loads that wander further are weighed by what they will
+be (``outlook``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+from virtpoise_balancer.analyse.demand import Floats
+from virtpoise_balancer.analyse.windows import by_length
+
+# How far two measurements of an unchanged load differ on a host of one CPU, as a share of it.
+NOISE_RATIO = 0.03
+_MOST_SAMPLES = 30
+# With fewer samples, in those that a mean is taken of, nothing is known of how far means differ.
+_LEAST_MEANS = 4
+# How many times the newest N the samples are that are joined.
+_LONGER = (2, 4, 8)
+# The median of the absolute values of a normal distribution, in standard deviations.
+_MEDIAN = NormalDist().inv_cdf(0.75)
+
+
+class Steady(NamedTuple):
+    """The load of each host, 0..1, and how far what is measured next may be from it to either side (hosts)."""
+
+    level: Floats
+    noise: Floats
+
+
+def steady(
+    windows: Sequence[Sequence[float]], cpus: Floats, *, count: int, saturation: float, coverage: float
+) -> Steady:
+    """The loads by the newest ``count`` samples, and by more where the load has stayed the same; 0 without samples.
+
+    ``windows``: each host's samples, newest last. ``cpus``: hosts. ``saturation``: the load from which on a host hides
+    demand. ``coverage``: the share of measurements that are to lie within the noise, each taken of twice as many
+    samples.
+    """
+    level, noise = np.zeros(len(windows)), np.full(len(windows), NOISE_RATIO)
+    deviations = NormalDist().inv_cdf((1 + coverage) / 2)
+    for rows, samples in by_length(windows, _MOST_SAMPLES):
+        level[rows] = samples[:, -count:].mean(axis=1)
+        if samples.shape[1] < _LEAST_MEANS * count:
+            continue
+        full = level[rows] >= saturation
+        means = _means(samples, count)
+        level[rows], share = _joined(samples, count, level[rows], deviations * _jitter(means, count))
+        known = np.hypot(deviations * _apart(means, count) * np.sqrt(share + 1 / 2), NOISE_RATIO / np.sqrt(cpus[rows]))
+        noise[rows] = np.where(full, NOISE_RATIO, np.minimum(known, NOISE_RATIO))
+    return Steady(level, noise)
+
+
+def _means(samples: Floats, count: int) -> Floats:
+    """The mean of each ``count`` samples, one after another (hosts x means)."""
+    sums = np.cumsum(np.pad(samples, ((0, 0), (1, 0))), axis=1)
+    means: Floats = (sums[:, count:] - sums[:, :-count]) / count
+    return means
+
+
+def _apart(means: Floats, count: int) -> Floats:
+    """The standard deviation of a mean by how far it is from the next two together, which drift moves as well (hosts).
+
+    The median, since one step from one load to another is no noise. The difference varies by half as much again.
+    """
+    after = (means[:, count:-count] + means[:, 2 * count :]) / 2
+    found: Floats = np.median(np.abs(after - means[:, : -2 * count]), axis=1) / _MEDIAN / np.sqrt(3 / 2)
+    return found
+
+
+def _jitter(means: Floats, count: int) -> Floats:
+    """The standard deviation of a mean by how far it is from the middle of its neighbours, which no drift moves.
+
+    Likewise a median, and that difference varies by half as much again, too (hosts).
+    """
+    middle = (means[:, : -2 * count] + means[:, 2 * count :]) / 2
+    found: Floats = np.median(np.abs(means[:, count:-count] - middle), axis=1) / _MEDIAN / np.sqrt(3 / 2)
+    return found
+
+
+def _joined(samples: Floats, count: int, level: Floats, reach: Floats) -> tuple[Floats, Floats]:
+    """The mean of all samples that show the same load (hosts), and its variance as a share of that of ``count``.
+
+    ``reach``: how far the interval of the newest ``count`` reaches from their mean, ``level`` (hosts).
+    """
+    share, same = np.ones(len(level)), np.ones(len(level), dtype=np.bool_)
+    lowest, highest = level - reach, level + reach
+    for times in _LONGER:
+        if times * count > samples.shape[1]:
+            break
+        mean, most = samples[:, -times * count :].mean(axis=1), reach / np.sqrt(times)
+        lowest, highest = np.maximum(lowest, mean - most), np.minimum(highest, mean + most)
+        same &= lowest <= highest
+        level, share = np.where(same, mean, level), np.where(same, 1 / times, share)
+    return level, share
