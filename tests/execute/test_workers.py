@@ -396,8 +396,8 @@ def test_a_source_is_given_the_address_by_which_hosts_reach_each_other() -> None
             pass
     assert sent == [
         ("a", ("reaches", "h1", "b?peer")),
-        ("a", ("migrate", UUID, "b?peer", "b", "tcp://[fd00::2]", 7, asdict(how), [])),
-        ("a", ("migrate", UUID, "a?peer", "a", None, 7, asdict(how), [])),
+        ("a", ("migrate", UUID, "b?peer", "b", "tcp://[fd00::2]", 7, asdict(how), [], False)),
+        ("a", ("migrate", UUID, "a?peer", "a", None, 7, asdict(how), [], False)),
     ]
 
 
