@@ -100,7 +100,7 @@ def scrapes(port: int, *, tls: bool, users: bool = False) -> Scrapes:
 
 
 def peak_mib(pid: int, *, anew: bool = False) -> float:
-    """The most memory that the process had. With ``anew``: since the last call."""
+    """The most memory that the process had. With ``anew`` it counts from the last call on."""
     status = Path(f"/proc/{pid}/status").read_text()
     if anew:
         Path(f"/proc/{pid}/clear_refs").write_text("5")

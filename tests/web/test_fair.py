@@ -1,4 +1,4 @@
-"""Who asks for much keeps nobody else waiting."""
+"""An address that asks for much does not keep the others waiting."""
 
 from __future__ import annotations
 

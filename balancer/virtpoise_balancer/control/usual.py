@@ -14,7 +14,7 @@ from virtpoise_balancer.model import Policy, Resource, SampleTimes, Snapshot
 
 # What domains used is read from the past where no cycle has looked for longer.
 _PAUSE_SECONDS = 600.0
-# Of how many of the busiest hosts, and of the least busy ones, habits are known where no host is overloaded.
+# Where no host is overloaded, habits are known of this many of the busiest hosts and of the least busy ones.
 _AT_ENDS = 64
 
 

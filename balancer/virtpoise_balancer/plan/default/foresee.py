@@ -19,8 +19,8 @@ from virtpoise_balancer.plan.default.soft_rules import worse_on
 from virtpoise_balancer.plan.default.trial import Step, Trial
 from virtpoise_balancer.plan.default.worth import LoadAhead, Prospects, Worth
 
-# How many of the busiest hosts are looked at, and how many of the others as destinations: enough for one cycle, since
-# the next one is seconds away.
+# This many of the busiest hosts are judged in a cycle, and this many others as destinations. The next cycle is seconds
+# away.
 _MOST_HOSTS = 32
 _MOST_PARTNERS = 8
 

@@ -97,10 +97,10 @@ class Prospects:
         return Worth(saved, seconds / 60)
 
     def minutes(self, host: int, before: LoadAhead, after: LoadAhead | None, seconds: float, later: float) -> float:
-        """How much less overload a host has with one load than with another, or None, from so many seconds on, in
-        minutes.
+        """How many minutes of overload a host is saved.
 
-        ``later``: for how many minutes what is usual counts beside the hour ahead.
+        ``before``, ``after``: its load without and with the move; None: no load at all. ``seconds``: when the move has
+        ended. ``later``: for how many minutes what is usual counts beside the hour ahead.
         """
         less = self.overload(host, before)
         if after is not None:
