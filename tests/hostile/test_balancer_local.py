@@ -341,6 +341,20 @@ def test_answers_that_some_addresses_wait_for_keep_out_no_other_address() -> Non
     assert ended == ["0", "1"]
 
 
+async def _waiting(ended: Ended) -> Place | None:
+    connections = Connections(tls=False, most=7, most_per_address=4)
+    for number in range(6):
+        ended.take(connections, f"{number}", f"10.0.0.{66 + number % 2}", busy=True)
+    ended.take(connections, "honest", "10.0.0.1")
+    return ended.take(connections, "another of a crowd", "10.0.0.66")
+
+
+def test_a_crowd_that_is_all_being_answered_ends_no_request_of_another_address() -> None:
+    ended = Ended()
+    assert asyncio.run(_waiting(ended)) is None
+    assert ended == []
+
+
 @pytest.fixture
 def tokens(tmp_path: Path) -> dict[str, str]:
     """One of each role, by its role; the file has their hashes."""

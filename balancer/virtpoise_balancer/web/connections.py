@@ -130,12 +130,14 @@ class Connections:
             self._end(max(new.values(), key=lambda places: (len(places), -places[0].number))[0])
 
     def _make_room_for(self, address: str) -> bool:
-        """Whether room was made by the address that has most."""
+        """Whether room was made by an address that has at least as many, first by the one that has most."""
+        own = len(self._places.get(address, {}))
         crowd = max(self._places.values(), key=len)
-        if len(crowd) > len(self._places.get(address, {})) + 1:
+        if len(crowd) > own + 1:
             self._end(next((place for place in crowd if not place.busy), next(iter(crowd))))
             return True
-        return any(self._make_room(places) for places in sorted(self._places.values(), key=len, reverse=True))
+        as_many = [places for places in self._places.values() if len(places) >= own]
+        return any(self._make_room(places) for places in sorted(as_many, key=len, reverse=True))
 
     def give_back(self, place: Place) -> None:
         """The connection has ended. It may be reported more than once."""
