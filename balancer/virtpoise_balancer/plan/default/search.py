@@ -114,6 +114,8 @@ class Search:
         self.budget = budget
         # The hosts after the steps that are being tried.
         self.state = SearchState(trial, sources, also)
+        # Of each candidate the largest share of any resource that it takes of an average host, as they are asked for.
+        self._shares: dict[Candidate, float] = {}
 
     def run(self, moves: int | None, weight: float) -> Found | None:
         """The best sequence that solves all sources, or None.
@@ -186,9 +188,11 @@ class Search:
 
     def _largest_first(self, candidates: list[Candidate]) -> list[Candidate]:
         """The candidates by the largest share of any resource that each takes of an average host, falling."""
-        limit = self.trial.group.limit.min(axis=1)
-        unit = self.trial.group.per_unit.mean(axis=1)
-        return sorted(candidates, key=lambda candidate: -float((candidate.arrival * unit / limit).max()))
+        if any(candidate not in self._shares for candidate in candidates):
+            limit = self.trial.group.limit.min(axis=1)
+            unit = self.trial.group.per_unit.mean(axis=1)
+            self._shares |= {one: float((one.arrival * unit / limit).max()) for one in candidates}
+        return sorted(candidates, key=self._shares.__getitem__, reverse=True)
 
     def _place(self, pending: Pending, ejections: int, weight: float, best: _Best) -> None:
         """Try to place all that is pending, and keep the lightest legal sequence in ``best`` (steps 6 and 7).
