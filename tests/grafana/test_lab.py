@@ -55,7 +55,7 @@ ABSENT = {
     "virtpoise_penalty_seconds": "no attempt failed, so no host waits",
     "virtpoise_host_unknown": "no host is unknown",
     "virtpoise_host_state": "each host is active",
-    "virtpoise_host_draining": "nobody has ordered a drain",
+    "virtpoise_host_draining": "no drain was ordered",
     "virtpoise_blackout": "no window is configured",
     **{f"virtpoise_host_{name}_threshold_ratio": "no host has its own" for name in ("cpu", "memory", "network")},
     "virtpoise_host_libvirt_answers": "libvirt answers on each host",

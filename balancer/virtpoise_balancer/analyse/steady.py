@@ -71,22 +71,23 @@ def _means(samples: Floats, count: int) -> Floats:
 
 
 def _apart(means: Floats, count: int) -> Floats:
-    """The standard deviation of a mean by how far it is from the next two together, which drift moves as well (hosts).
-
-    The median, since one step from one load to another is no noise. The difference varies by half as much again.
-    """
+    """The standard deviation of a mean by its distance from the next two, which drift moves as well (hosts)."""
     after = (means[:, count:-count] + means[:, 2 * count :]) / 2
-    found: Floats = np.median(np.abs(after - means[:, : -2 * count]), axis=1) / _MEDIAN / np.sqrt(3 / 2)
-    return found
+    return _deviation(after - means[:, : -2 * count])
 
 
 def _jitter(means: Floats, count: int) -> Floats:
-    """The standard deviation of a mean by how far it is from the middle of its neighbours, which no drift moves.
-
-    Likewise a median, and that difference varies by half as much again, too (hosts).
-    """
+    """The standard deviation of a mean by its distance from between its neighbours, which no drift moves (hosts)."""
     middle = (means[:, : -2 * count] + means[:, 2 * count :]) / 2
-    found: Floats = np.median(np.abs(means[:, count:-count] - middle), axis=1) / _MEDIAN / np.sqrt(3 / 2)
+    return _deviation(means[:, count:-count] - middle)
+
+
+def _deviation(differences: Floats) -> Floats:
+    """The standard deviation of a mean by how far means are from the middle of two others (hosts).
+
+    The median, since one step from one load to another is no noise. Such a difference varies by half as much again.
+    """
+    found: Floats = np.median(np.abs(differences), axis=1) / _MEDIAN / np.sqrt(3 / 2)
     return found
 
 

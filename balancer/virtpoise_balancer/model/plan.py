@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Literal
@@ -185,11 +185,9 @@ class Move:
     this move. ``domain_score``: that of the domain, comparable to ``Plan.scores.domains``. Plans of earlier versions
     have none of them.
 
-    ``copies``: the disks that are copied along. ``post_copy``: the domain runs on the destination before all of its
-    memory is there, after one pass over it.
-
-    ``saved_minutes``: what all moves that relieve the source are expected to save, and
-    ``cost_minutes``: what they cost, both in minutes of one host; None where that was not weighed.
+    ``post_copy``: the domain runs on the destination before all of its memory is there, after one pass over it.
+    ``saved_minutes``: what all moves that relieve the source are expected to save, and ``cost_minutes``: what they
+    cost, both in minutes of one host; None where that was not weighed.
     """
 
     domain: str
@@ -213,6 +211,10 @@ class Move:
     cost_minutes: float | None = None
     copies: tuple[DiskCopy, ...] = ()
     post_copy: bool = False
+
+    def because(self, reason: str) -> Move:
+        """The move with a further reason."""
+        return replace(self, why=f"{self.why}; {reason}" if self.why else reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

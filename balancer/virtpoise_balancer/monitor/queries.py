@@ -192,9 +192,9 @@ def made_of_others(own: Collection[str]) -> frozenset[str]:
 class Ranges:
     """The ranges of the queries, in seconds (``saturation`` is a ratio).
 
-    ``rate()`` needs two samples within its range, so each has room for a late scrape. ``one_scrape``: a step has one.
-    Then its load is that between the newest two: over the whole range it would be that of two steps for half of the
-    hosts, by the moment at which they are scraped.
+    ``rate()`` needs two samples within its range, so each has room for a late scrape. ``rate``: the function by which
+    a sample of the load is made. Where a step has one scrape it is ``irate``, the rate between the newest two: over the
+    whole range it would be that of two steps for half of the hosts, by the moment at which they are scraped.
     """
 
     reading: float
@@ -204,7 +204,7 @@ class Ranges:
     saturation: float
     lag: float
     stale: float
-    one_scrape: bool = False
+    rate: str = "rate"
     memory: float = 600.0
     # Less than whole steps, so that it always holds as many: its beginning is none of them.
     history: float = PAST_SECONDS - 0.001
@@ -223,7 +223,7 @@ class Ranges:
             saturation=saturation_ratio,
             lag=slack,
             stale=STALE_SCRAPES * scrape_interval_seconds,
-            one_scrape=step_seconds < 2 * scrape_interval_seconds,
+            rate="irate" if step_seconds < 2 * scrape_interval_seconds else "rate",
         )
 
 
@@ -254,10 +254,9 @@ def render(query: str, ranges: Ranges, matchers: str) -> str:
     durations = {
         field.name: f"{round(getattr(ranges, field.name) * 1000)}ms"
         for field in fields(Ranges)
-        if field.name not in (*_NUMBERS, "one_scrape")
+        if field.name not in (*_NUMBERS, "rate")
     }
-    rate = "irate" if ranges.one_scrape else "rate"
-    return Template(query).safe_substitute(durations, **numbers, rate=rate, matchers=matchers)
+    return Template(query).safe_substitute(durations, **numbers, rate=ranges.rate, matchers=matchers)
 
 
 def narrowed(matchers: str, hosts: Iterable[str]) -> str:

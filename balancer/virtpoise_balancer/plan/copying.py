@@ -59,8 +59,7 @@ def with_copies(move: Move, copies: tuple[DiskCopy, ...]) -> Move:
     """The move with the disks that are copied along, in its reason as well."""
     if not copies:
         return move
-    copied = f"its disks are copied ({_disks(copies)})"
-    return replace(move, copies=copies, why=f"{move.why}; {copied}" if move.why else copied)
+    return replace(move, copies=copies).because(f"its disks are copied ({_disks(copies)})")
 
 
 def _draining(snapshot: Snapshot) -> Set[str]:

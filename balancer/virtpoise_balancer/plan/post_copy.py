@@ -21,8 +21,6 @@ def with_post_copy(moves: tuple[Move, ...], snapshot: Snapshot) -> tuple[Move, .
         return moves
     never_converged = {one.uuid for one in snapshot.attempts if one.destination is None}
     return tuple(
-        replace(move, post_copy=True, why=f"{move.why}; {_WHY}" if move.why else _WHY)
-        if move.uuid in never_converged and not move.copies
-        else move
+        replace(move, post_copy=True).because(_WHY) if move.uuid in never_converged and not move.copies else move
         for move in moves
     )

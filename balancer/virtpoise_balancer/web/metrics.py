@@ -27,7 +27,7 @@ from virtpoise_balancer.knowledge.records import STRANGER, Action, PredictionRec
 from virtpoise_balancer.model import MigrationOutcome, Mode, Move, Result, Role, UnsettledKind
 from virtpoise_balancer.web.gauges import by_host, of_hosts, single
 from virtpoise_balancer.web.newest import Newest
-from virtpoise_balancer.web.state import Published, State
+from virtpoise_balancer.web.state import OnceOf, Published
 
 _ERROR_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 _DURATION_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
@@ -187,7 +187,7 @@ class Metrics:
 class _StateCollector(Collector):
     def __init__(self, published: Published) -> None:
         self._published = published
-        self._made: tuple[State, tuple[Metric, ...]] | None = None
+        self._of_state = OnceOf(lambda state: tuple(of_hosts(state, published.statuses(state))))
 
     def describe(self) -> Iterator[Metric]:
         return iter(())
@@ -283,13 +283,6 @@ class _StateCollector(Collector):
         for name, order in sorted(self._published.state.drains.items()):
             family.add_metric([name], float(order.draining))
         return family
-
-    def _of_state(self, state: State) -> tuple[Metric, ...]:
-        """What changes with the state alone. It is made once of each."""
-        made = self._made
-        if made is None or made[0] is not state:
-            made = self._made = (state, tuple(of_hosts(state, self._published.statuses(state))))
-        return made[1]
 
     def _plan(self) -> Iterator[Metric]:
         plan = self._published.state.plan

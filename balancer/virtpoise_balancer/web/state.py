@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
+from typing import Generic, TypeVar
 
 from virtpoise_balancer.analyse.backoff import Backoff
 from virtpoise_balancer.analyse.brake import Brake, in_force
@@ -34,6 +35,8 @@ from virtpoise_balancer.model import (
 )
 from virtpoise_balancer.monitor.observe import Observation
 from virtpoise_balancer.monitor.targets import RefusedTargets
+
+T = TypeVar("T")
 
 _STALLED_INTERVALS = 6
 _STALLED_SECONDS = 60.0
@@ -85,6 +88,20 @@ class State:
 
 
 @dataclass(slots=True)
+class OnceOf(Generic[T]):
+    """What is made of a state alone, kept until another state is asked for. Several threads may ask."""
+
+    _make: Callable[[State], T]
+    _made: tuple[State, T] | None = field(init=False, default=None)
+
+    def __call__(self, state: State) -> T:
+        made = self._made
+        if made is None or made[0] is not state:
+            made = self._made = (state, self._make(state))
+        return made[1]
+
+
+@dataclass(slots=True)
 class Published:
     """The state that all readers share.
 
@@ -97,10 +114,11 @@ class Published:
     overrides: Callable[[], Overrides] = Overrides
     clock: Clock = SYSTEM
     cycle_ended: float = field(init=False)
-    _statuses: tuple[State, tuple[HostStatus, ...]] | None = field(init=False, default=None)
+    _statuses: OnceOf[tuple[HostStatus, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.cycle_ended = self.clock.monotonic()
+        self._statuses = OnceOf(host_statuses)
 
     @property
     def stalled_seconds(self) -> float | None:
@@ -116,10 +134,7 @@ class Published:
 
     def statuses(self, state: State) -> tuple[HostStatus, ...]:
         """All hosts in the snapshot's order; empty before the first snapshot. Made once of each state."""
-        made = self._statuses
-        if made is None or made[0] is not state:
-            made = self._statuses = (state, host_statuses(state))
-        return made[1]
+        return self._statuses(state)
 
     @property
     def brake(self) -> Brake | None:

@@ -158,24 +158,28 @@ class Group:
         higher: one low sample makes no room. Of the CPU the highest counts for less the steadier the load is. NaN: the
         use of a known host's uplink is unknown.
         """
-        windows, policy = self._each("cpu_ratio"), self.policy
+        policy = self.policy
         level, noise = steady(
-            windows,
+            self._each("cpu_ratio"),
             self.cpus.astype(np.float64),
             count=policy.cpu.consecutive,
             saturation=policy.saturation_ratio,
             coverage=policy.coverage,
         )
-        cpu = newest(windows, policy.cpu.consecutive)
         use = np.empty((len(Resource), len(self.hosts)))
         # How far one sample is above the mean by chance. Nothing where little is known of the host.
         single = np.minimum(np.sqrt(policy.cpu.consecutive) * noise, _KNOWN * (NOISE_RATIO - noise))
-        use[CPU] = np.fmax(np.fmax(level, _highest(cpu) - single), self.ahead)
+        use[CPU] = np.fmax(np.fmax(level, self._highest_load - single), self.ahead)
         for resource, window in _WINDOWS.items():
             now = np.array(self._each(f"{resource}_ratio"), dtype=np.float64)
             recent = newest(self._each(window), self.policy.trigger(resource).consecutive)
             use[resource.row] = np.fmax(now, _highest(recent))
         return np.where(self._known, level, 0.0), noise, np.where(self._known, use, np.inf)
+
+    @cached_property
+    def _highest_load(self) -> Floats:
+        """The highest of the newest N samples of each host's CPU load (hosts), NaN without any."""
+        return _highest(newest(self._each("cpu_ratio"), self.policy.cpu.consecutive))
 
     @cached_property
     def ahead(self) -> Floats:
@@ -189,7 +193,7 @@ class Group:
         Hosts whose highest samples are below every threshold need no closer look.
         """
         highest = self.use.copy()
-        highest[CPU] = np.fmax(highest[CPU], _highest(newest(self._each("cpu_ratio"), self.policy.cpu.consecutive)))
+        highest[CPU] = np.fmax(highest[CPU], self._highest_load)
         near = np.flatnonzero((highest >= self.limit).any(axis=0)).tolist()
         return overloads(self.snapshot, self.policy, [self.hosts[number] for number in near])
 

@@ -114,7 +114,7 @@ class Search:
         self.budget = budget
         # The hosts after the steps that are being tried.
         self.state = SearchState(trial, sources, also)
-        # Of each candidate the largest share of any resource that it takes of an average host, as they are asked for.
+        # By candidate, the largest share of any resource that it takes of an average host. Filled when it is needed.
         self._shares: dict[Candidate, float] = {}
 
     def run(self, moves: int | None, weight: float) -> Found | None:
