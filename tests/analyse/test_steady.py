@@ -24,12 +24,24 @@ def test_a_steady_load_is_the_mean_of_many_samples() -> None:
     assert np.std(long - 0.6) < 0.65 * np.std(short - 0.6)
 
 
-@pytest.mark.parametrize("since", [3, 6, 12])
-def test_after_a_step_only_samples_since_then_count(since: int) -> None:
-    windows = drawn(0.5, 0.005)
-    windows[:, -since:] += 0.2
-    level = seen(*windows.tolist()).level
-    assert np.quantile(np.abs(level - 0.7), 0.99) < 0.015
+@pytest.mark.parametrize("samples", [12, 13, 18, 24, 30])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 7])
+def test_after_a_step_only_samples_since_then_count(samples: int, count: int) -> None:
+    for since in range(count, samples):
+        windows = drawn(0.5, 0.005, samples=samples)
+        windows[:, -since:] += 0.2
+        level = seen(*windows.tolist(), count=count).level
+        assert np.quantile(np.abs(level - 0.7), 0.99) < 0.02, since
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_a_load_that_rose_and_fell_counts_as_it_is_now(count: int) -> None:
+    for rose in range(count + 2, 30):
+        for fell in range(count, rose - 1):
+            windows = drawn(0.5, 0.005, hosts=100)
+            windows[:, -rose:-fell] += 0.2
+            error = np.abs(seen(*windows.tolist(), count=count).level - 0.5)
+            assert np.quantile(error, 0.99) < 0.025, (rose, fell)
 
 
 @pytest.mark.parametrize("deviation", [0.002, 0.008, 0.015])

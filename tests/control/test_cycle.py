@@ -992,6 +992,29 @@ def test_a_domain_seen_twice_is_asked_about_by_name_and_hosts(store: Store) -> N
     assert accounts.asked[0][2] == {"uuid-of-a": SeenTwice("a", ("h1", "h2"))}
 
 
+@pytest.mark.parametrize(
+    ("hosts", "seconds", "expected"),
+    [(("h1", "h2"), 3.0, True), (("h1", "h2"), 60.0, False), (("h1", "h3"), 3.0, False)],
+    ids=["as before it", "when all samples show it", "elsewhere"],
+)
+def test_a_domain_that_samples_show_where_a_migration_of_ours_took_it_from_is_no_news(
+    store: Store, hosts: tuple[str, ...], seconds: float, expected: bool
+) -> None:
+    cycle, watching, acting = make(store, *BUSY)
+    run(cycle, 1000.0)
+    ended(store, acting, 1005.0)
+    acting.busy = False
+    (((_, move), *_), _) = acting.taken[0]
+    assert {move.source, move.destination} == {"h1", "h2"}
+    observe = watching.observe
+    watching.observe = lambda now: replace(observe(now), duplicates={move.uuid: hosts})  # type: ignore[method-assign]
+    accounts = Open(())
+    report = run(replace(cycle, accounts=accounts), 1005.0 + seconds)
+    assert accounts.asked[0][2] == {move.uuid: SeenTwice(move.domain, hosts, expected)}, "libvirt is asked all the same"
+    assert report.observation is not None
+    assert report.observation.duplicates == ({} if expected else {move.uuid: hosts})
+
+
 @contextmanager
 def meanwhile(store: Store, act: Callable[[], object]) -> Iterator[None]:
     """Another process acts once, right after the store was read."""

@@ -277,6 +277,22 @@ def test_a_domain_that_anyone_starts_twice_is_found_out_by_what_prometheus_sees_
     assert look({}) == {}
 
 
+def test_samples_from_before_our_migration_keep_no_host_from_being_acted_on_but_what_libvirt_answers_does(
+    balancer: Balancer, world: World
+) -> None:
+    seen = {"a": SeenTwice("a", ("h1", "h4"), expected=True)}
+    world.stop("h4")
+    world.do(lambda: balancer.accounts.keep_up((), GROUP, seen))
+    assert balancer.held == {}, "the hosts have not answered yet"
+    world.do(lambda: balancer.accounts.copies.wait(200))
+    assert balancer.held == {"h1": UnsettledKind.UNKNOWN, "h4": UnsettledKind.UNKNOWN}
+    world.go_on()
+    world.put("a", "h4")
+    world.do(lambda: balancer.accounts.keep_up((), GROUP, seen))
+    world.do(lambda: balancer.accounts.copies.wait(200))
+    assert balancer.held == {"h1": UnsettledKind.TWICE, "h4": UnsettledKind.TWICE}
+
+
 def test_a_request_that_is_stuck_in_a_stopped_daemon_is_no_failure_for_good(balancer: Balancer, world: World) -> None:
     """The daemon carries it out when it goes on, long after the balancer has given the request up."""
     world.copy_takes(30.0)

@@ -57,7 +57,7 @@ def steady(
             continue
         full = level[rows] >= saturation
         means = _means(samples, count)
-        level[rows], share = _joined(samples, count, level[rows], deviations * _jitter(means, count))
+        level[rows], share = _joined(samples, count, level[rows], deviations * _jitter(samples, count))
         known = np.hypot(deviations * _apart(means, count) * np.sqrt(share + 1 / 2), NOISE_RATIO / np.sqrt(cpus[rows]))
         noise[rows] = np.where(full, NOISE_RATIO, np.minimum(known, NOISE_RATIO))
     return Steady(level, noise)
@@ -76,14 +76,18 @@ def _apart(means: Floats, count: int) -> Floats:
     return _deviation(after - means[:, : -2 * count])
 
 
-def _jitter(means: Floats, count: int) -> Floats:
-    """The standard deviation of a mean by its distance from between its neighbours, which no drift moves (hosts)."""
-    middle = (means[:, : -2 * count] + means[:, 2 * count :]) / 2
-    return _deviation(means[:, count:-count] - middle)
+def _jitter(samples: Floats, count: int) -> Floats:
+    """The standard deviation of a mean of ``count`` by how far samples are from between their neighbours (hosts).
+
+    No drift moves that distance, and a step from one load to another moves it for three samples only. Of means it would
+    move most, where there are few. For a load that wanders it is too small, so that fewer means are joined.
+    """
+    jitter: Floats = _deviation(samples[:, 1:-1] - (samples[:, :-2] + samples[:, 2:]) / 2) / np.sqrt(count)
+    return jitter
 
 
 def _deviation(differences: Floats) -> Floats:
-    """The standard deviation of a mean by how far means are from the middle of two others (hosts).
+    """The standard deviation of values by how far they are from the middle of two others (hosts).
 
     The median, since one step from one load to another is no noise. Such a difference varies by half as much again.
     """

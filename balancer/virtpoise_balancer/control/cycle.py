@@ -159,7 +159,8 @@ class Cycle:
         if memory.is_ahead_of(self.clock.now()):
             self.store.redate(now)  # only now is it certain which clock is right: that of Prometheus says the same
             memory = self._recall(now, hosts)
-        self.accounts.keep_up(memory.watched, hosts, _seen_twice(seen))
+        twice = self._seen_twice(seen, memory, now)
+        self.accounts.keep_up(memory.watched, hosts, twice)
         windows, warnings = self._windows(memory, now)
         known = self._standing(memory, now)
         executor = self.executor if known.acts else RecommendingExecutor(self.executor)
@@ -172,7 +173,9 @@ class Cycle:
         committed = self.store.commit(decision.changes, now)
         if decision.carry_out:
             executor.carry_out(committed.entries, partial(self.obstacle, ordered=False))
-        seen = replace(seen, warnings=tuple(dict.fromkeys((*seen.warnings, *untold, *warnings))))
+        duplicates = {uuid: one.hosts for uuid, one in twice.items() if not one.expected}
+        warnings = tuple(dict.fromkeys((*seen.warnings, *untold, *warnings)))
+        seen = replace(seen, duplicates=duplicates, warnings=warnings)
         return _report(decision, seen, situation, committed)
 
     def _decide_on_possible(self, situation: Situation) -> tuple[Situation, Decision]:
@@ -250,6 +253,18 @@ class Cycle:
         memory = recall(self.store, self.policy, self.observer.sample_times, now, hosts)
         return replace(memory, facts=self.possible.facts(hosts))
 
+    def _seen_twice(self, seen: Observation, memory: Memory, now: float) -> dict[str, SeenTwice]:
+        """The domains that are seen running on several hosts, by uuid."""
+        names = {domain.uuid: domain.name for domain in seen.snapshot.domains}
+        ways: dict[str, set[str]] = {}
+        for one in memory.commitments:
+            if one.may_count(now, self.observer.sample_times):
+                ways.setdefault(one.uuid, set()).update(one.hosts)
+        return {
+            uuid: SeenTwice(names.get(uuid, uuid), hosts, expected=ways.get(uuid, set()).issuperset(hosts))
+            for uuid, hosts in seen.duplicates.items()
+        }
+
     def _standing(self, memory: Memory, now: float) -> Standing:
         return standing(memory, self.policy, self.mode, now, only_recommends=self.only_recommends)
 
@@ -322,11 +337,6 @@ class Cycle:
 
 def _known(seen: Snapshot) -> tuple[str, ...]:
     return tuple(host.name for host in seen.hosts)
-
-
-def _seen_twice(seen: Observation) -> dict[str, SeenTwice]:
-    names = {domain.uuid: domain.name for domain in seen.snapshot.domains}
-    return {uuid: SeenTwice(names.get(uuid, uuid), hosts) for uuid, hosts in seen.duplicates.items()}
 
 
 def recall(store: Store, policy: Policy, times: SampleTimes, now: float, hosts: Collection[str]) -> Memory:

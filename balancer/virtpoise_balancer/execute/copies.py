@@ -24,10 +24,15 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class SeenTwice:
-    """A domain and the hosts that all seem to run it."""
+    """A domain and the hosts that all seem to run it.
+
+    ``expected``: samples may still show it where a migration of ours took it from. Then only an answer of the hosts
+    makes it unsettled.
+    """
 
     domain: str
     hosts: tuple[str, ...]
+    expected: bool = False
 
 
 # How many groups of hosts are asked side by side. A question takes a process that calls libvirt.
@@ -78,12 +83,12 @@ class Copies:
         self._lanes.begin(waiting)
 
     def unsettled(self) -> tuple[Unsettled, ...]:
-        """Those that are active twice, or not known to be active once."""
+        """Those that are active twice, or not known to be active once where that is not expected."""
         with self._lock:
             found = [
                 (uuid, one, self._answers.get(uuid), self._described.get(uuid, "")) for uuid, one in self._seen.items()
             ]
-        open_ones = [one for one in found if not _is_cleared(one[2])]
+        open_ones = [one for one in found if not _is_cleared(one[2]) and not (one[1].expected and one[2] is None)]
         doubted = _doubted([(one.hosts, answers) for _, one, answers, _ in open_ones if answers is not None])
         return tuple(_unsettled(uuid, one, answers, words, doubted) for uuid, one, answers, words in open_ones)
 

@@ -59,7 +59,8 @@ class Observation:
     """A snapshot and what goes with it.
 
     ``age_seconds``: of the newest sample of any host; None without any. ``warnings``: Prometheus' own. ``duplicates``:
-    the hosts of domains that are seen running twice, by uuid. ``refused``: targets that are not hosts. ``gaps``: what
+    the hosts of domains that are seen running twice, by uuid; a cycle leaves out those whose migration of ours the
+    samples need not show yet. ``refused``: targets that are not hosts. ``gaps``: what
     the exporters do not report.
     """
 
