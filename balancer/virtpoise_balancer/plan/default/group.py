@@ -270,6 +270,8 @@ class Group:
     @cached_property
     def members(self) -> Mapping[int, Mapping[int, int]]:
         """By number of a bond and zone, how many of the bond's domains are there."""
+        if not self.rules.bonds:
+            return {}
         domain_of, index = self.domain_of, self.index
         return {
             number: Counter(sorted(bond.zones[index[domain_of[uuid].host]] for uuid in bond.members))
