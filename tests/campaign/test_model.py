@@ -82,6 +82,8 @@ VIOLATING: tuple[tuple[int, tuple[str, ...] | None], ...] = (
     (1221980, ("host-unfit", "source-rebooted")),
     # a host lost its power after a domain had arrived, which went on at its source: the copy of its disk was deleted
     (1224424, ("destination-rebooted",)),
+    # a domain was shut off where it had arrived, and its definition stayed there
+    (1229739, ("administrator-renames", "store-locked", "source-qemu-killed")),
     # an administrator took a domain back and forth while a slow host answered, and it counted as running twice
     (1103942, ("destination-stopped", "hosts-lossy", "administrator-insists")),
 )
