@@ -108,6 +108,8 @@ def reconcile(
     for answer in (job, here, there):
         if isinstance(answer, Silent):
             return _open(entry, UnsettledKind.UNKNOWN, f"{name} has no known end: {answer.why}", silent=True)
+    if entry.is_open and entry.left_from is None and (text := _may_be_old(entry, here, there)):
+        return _open(entry, UnsettledKind.WAITING, text)
     if there is Presence.PAUSED and entry.is_open and entry.left_from is None:  # no job could start it on the source
         return Arrived()
     if Presence.MIGRATING in (here, there):
@@ -121,6 +123,18 @@ def reconcile(
             return _open(entry, UnsettledKind.MIGRATING, f"{name} may still begin")
         return Verdict(result=Result.FAILED, places=places, elsewhere=True)
     return _away(entry, here, there, others, places)
+
+
+def _may_be_old(entry: JournalEntry, here: Answer, there: Answer) -> str | None:
+    """That the only copy left is paused and may be older than its disks, so that only a person resumes it; or None."""
+    move = entry.move
+    choose = "its disks may have gone on without this copy, so only a person resumes it"
+    if entry.doubled and Presence.PAUSED in (here, there):
+        where = move.destination if there is Presence.PAUSED else move.source
+        return f"{move.domain} was active on two hosts at once, and is now paused on {where} alone; {choose}"
+    if there is Presence.PAUSED and here in (Presence.SHUT_OFF, Presence.DESTROYED):
+        return f"{move.domain} is {here} on {move.source}, and paused on {move.destination}; {choose}"
+    return None
 
 
 def _away(entry: JournalEntry, here: Answer, there: Answer, others: Mapping[str, Answer], places: str) -> Verdict:
@@ -160,9 +174,12 @@ def stale_copy(entry: JournalEntry, running: tuple[str, ...], *, started: bool |
     return move.source if started else move.destination
 
 
-def is_away(here: Answer, there: Answer) -> bool:
-    """Whether both ends answer and neither has the domain active, so that the other hosts are to be asked."""
-    return not any(isinstance(answer, Silent) or answer in ACTIVE for answer in (here, there))
+def may_be_elsewhere(here: Answer, there: Answer) -> bool:
+    """Whether both ends answer and the domain runs on neither, so that the other hosts are to be asked: what is paused
+    on the destination may have been left there, and the domain have been migrated on from its source by others.
+    """
+    here_active, there_active = (isinstance(answer, Silent) or answer in ACTIVE for answer in (here, there))
+    return not here_active and (not there_active or there is Presence.PAUSED)
 
 
 def _open(
