@@ -520,5 +520,16 @@ def test_names_cannot_steer_a_terminal_through_the_log() -> None:
     assert json.loads(_Formatter("json").format(record))["msg"] == f"domain {name}"
 
 
+@pytest.mark.parametrize("style", ["logfmt", "json"])
+def test_a_message_of_megabytes_is_a_short_line_and_not_kept(libvirtd: Libvirtd, style: Any) -> None:
+    import logging
+
+    record = logging.LogRecord("virtpoise_exporter", logging.WARNING, "", 0, "%s", ("\x1b" * 4_000_000,), None)
+    assert len(_Formatter(style).format(record)) < 13_000  # an escape takes six
+    made = Listed().session
+    made._complain("x" * 4_000_000)
+    assert [len(one) for one in made._complaints] == [2003]
+
+
 def test_the_recorded_host_has_names_as_libvirt_writes_them() -> None:
     assert (RECORDED / "run" / "büro &quot;1&quot; \\ eins.pid").exists()
