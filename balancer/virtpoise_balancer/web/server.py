@@ -97,7 +97,9 @@ class WebServer:
         if self._web.key_file is not None:
             check_secret(self._web.key_file, "web.key_file")
         try:
-            self._config.ssl.load_cert_chain(self._web.cert_file, self._web.key_file)
+            # OpenSSL drops the old key before it finds that the new one does not fit: they are tried elsewhere first.
+            for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self._config.ssl):
+                context.load_cert_chain(self._web.cert_file, self._web.key_file)
         except (OSError, ssl.SSLError) as error:
             raise BadInput(f"web.cert_file, web.key_file: expected a certificate and its key: {_said(error)}") from None
 
@@ -106,13 +108,14 @@ class WebServer:
         return any(server.should_exit for server, _ in self._serving)
 
     def stop(self) -> None:
-        for server, _ in self._serving:
+        for server, listening in self._serving:
+            # While it is open no other file has its number. What has taken its place stays.
+            if listening.file is not None and listening.file == _file_at(self._web.socket):
+                self._web.socket.unlink(missing_ok=True)
             server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(timeout=5)
         for _, listening in self._serving:
-            if listening.family == socket.AF_UNIX and listening.fileno() >= 0:
-                self._web.socket.unlink(missing_ok=True)
             listening.close()
 
 
@@ -191,10 +194,20 @@ def _listen_at(path: Path, group: str | None) -> Listener:
         # in.
         path.chmod(0o666 if group is None else 0o660)
         listening.listen()
+        listening.file = _file_at(path)
     except BaseException:
         listening.close()
         raise
     return listening
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Which file the path names, links not followed: its device and number. None where there is none."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _remove_stale(path: Path) -> None:
