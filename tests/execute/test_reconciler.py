@@ -208,8 +208,16 @@ def test_a_copy_that_was_left_is_not_started_when_the_domain_ends_on_its_source(
     world.put("a", "h1", ended)
     again.cycle(3)
     assert world.places("a")["h2"] == "paused"
+    assert world.model.harm == []
     (one,) = again.accounts.unsettled(again.store.watched())
     assert (one.kind, one.hosts) == (UnsettledKind.WAITING, ("h1", "h2"))
+
+
+def test_the_campaign_sees_a_start_from_a_memory_older_than_the_disks(world: World) -> None:
+    world.put("a", "h2", Presence.PAUSED)
+    world.put("a", "h1", Presence.ABSENT)
+    world.do(lambda: world.hosts.resume("h2", "a"))
+    assert world.model.harm == ["a was started on h2 from a memory older than its disks"]
 
 
 def test_a_copy_that_was_left_is_not_started_while_the_domain_runs_on_a_third_host(
