@@ -108,8 +108,8 @@ def reconcile(
     for answer in (job, here, there):
         if isinstance(answer, Silent):
             return _open(entry, UnsettledKind.UNKNOWN, f"{name} has no known end: {answer.why}", silent=True)
-    if entry.is_open and entry.left_from is None and (text := _may_be_old(entry, here, there)):
-        return _open(entry, UnsettledKind.WAITING, text)
+    if entry.is_open and entry.left_from is None and (why := _may_be_old(entry, here, there)):
+        return _open(entry, UnsettledKind.WAITING, why)
     if there is Presence.PAUSED and entry.is_open and entry.left_from is None:  # no job could start it on the source
         return Arrived()
     if Presence.MIGRATING in (here, there):
