@@ -48,6 +48,7 @@ class Scene:
             [host.cpu_ratio for host in self.snapshot.hosts],
             self.cpus,
             count=policy.cpu.consecutive,
+            counted=np.full(len(self.snapshot.hosts), policy.cpu.consecutive),
             saturation=policy.saturation_ratio,
             coverage=policy.coverage,
         ).noise

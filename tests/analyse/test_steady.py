@@ -10,8 +10,17 @@ import pytest
 from virtpoise_balancer.analyse.steady import NOISE_RATIO, Steady, steady
 
 
-def seen(*windows: Sequence[float], cpus: int = 64, count: int = 3, coverage: float = 0.9) -> Steady:
-    return steady(windows, np.full(len(windows), float(cpus)), count=count, saturation=0.9, coverage=coverage)
+def seen(
+    *windows: Sequence[float], cpus: int = 64, count: int = 3, coverage: float = 0.9, counted: int | None = None
+) -> Steady:
+    return steady(
+        windows,
+        np.full(len(windows), float(cpus)),
+        count=count,
+        counted=np.full(len(windows), counted or count),
+        saturation=0.9,
+        coverage=coverage,
+    )
 
 
 def drawn(level: float, deviation: float, *, samples: int = 30, hosts: int = 400) -> np.ndarray:
@@ -32,6 +41,20 @@ def test_after_a_step_only_samples_since_then_count(samples: int, count: int) ->
         windows[:, -since:] += 0.2
         level = seen(*windows.tolist(), count=count).level
         assert np.quantile(np.abs(level - 0.7), 0.99) < 0.02, since
+
+
+@pytest.mark.parametrize("samples", [2, 8, 12, 30])
+@pytest.mark.parametrize("counted", [1, 2, 4])
+def test_after_a_migration_samples_from_before_it_count_only_where_the_load_is_the_same(
+    samples: int, counted: int
+) -> None:
+    windows = drawn(0.5, 0.005, samples=samples)
+    same = seen(*windows.tolist(), count=5, counted=counted).level
+    windows[:, -counted:] += 0.2
+    level = seen(*windows.tolist(), count=5, counted=counted).level
+    assert np.quantile(np.abs(level - 0.7), 0.99) < 0.02
+    if samples == 30:
+        assert np.std(same - 0.5) < 0.0025
 
 
 @pytest.mark.parametrize("count", [3, 5])

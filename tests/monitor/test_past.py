@@ -43,8 +43,8 @@ class Answering:
         return found
 
 
-def read(answers: Answering, of: Snapshot, since: float = 0.0) -> list[tuple[float, Readings]]:
-    return [*past_readings(answers, of, since, EVERY)]
+def read(answers: Answering, of: Snapshot, since: float = 0.0, every: float = EVERY) -> list[tuple[float, Readings]]:
+    return [*past_readings(answers, of, since, every)]
 
 
 def test_a_day_is_read_oldest_first_and_the_look_itself_is_not() -> None:
@@ -95,6 +95,14 @@ def test_what_is_asked_for_is_bounded_in_all_and_in_each_reply(monkeypatch: pyte
     found = read(answers, seen("a", "b"))
     assert [at for at, _ in found] == [NOW - EVERY * back for back in range(50, 0, -1)]
     assert {round((end - start) / every) + 1 for start, end, every in answers.asked} == {10}
+
+
+@pytest.mark.parametrize("every", [1.0, 3.0, 7.0, 10.0])
+def test_no_question_is_about_more_steps_than_prometheus_answers(every: float) -> None:
+    answers = Answering(h1_a=(1e9, 0, 1.5))
+    found = read(answers, seen("a"), every=every)
+    assert [at for at, _ in found] == [NOW - every * back for back in range(int(86400 / every), 0, -1)]
+    assert max((end - start) / step for start, end, step in answers.asked) < 11_000
 
 
 def test_without_a_running_domain_nothing_is_asked() -> None:

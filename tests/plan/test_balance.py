@@ -10,7 +10,7 @@ import pytest
 
 from builders import GIB, domain, group, host, where
 from random_groups import carry_out
-from virtpoise_balancer.model import Domain, Host, Imbalance, Placement, Plan, Policy, Problem, Rule, Snapshot
+from virtpoise_balancer.model import Domain, Host, Imbalance, Placement, Plan, Policy, Problem, Rule, Snapshot, Trigger
 from virtpoise_balancer.plan import plan
 
 
@@ -135,3 +135,39 @@ def test_an_even_group_is_left_alone() -> None:
         made = plan(seen, even(by=by))
         assert (made.moves, made.solved) == ((), True)
         assert "nothing to do" in made.summary
+
+
+def uneven(*loads: float, counted_from: float | None = None, consecutive: int = 3) -> Plan:
+    """The plan for a host with these samples beside a calm one."""
+    busy = host("h1", *loads, cpus=16, counted_from=counted_from)
+    calm = host("h2", *(0.2 for _ in loads), cpus=16, counted_from=counted_from)
+    policy = Policy(cpu=Trigger(threshold=0.8, consecutive=consecutive), imbalance=Imbalance(deviation_ratio=0.08))
+    return plan(group(busy, calm, *(domain(f"d{n}", "h1", 1.0) for n in range(6))), policy)
+
+
+def test_a_burst_of_fewer_than_n_samples_is_no_imbalance() -> None:
+    assert uneven(0.2, 0.2, 0.6, 0.6).moves == ()
+    assert uneven(0.2, 0.6, 0.6, 0.6).moves != ()
+
+
+def test_hosts_are_evened_out_as_their_load_is_since_it_changed() -> None:
+    (first, *_) = uneven(*[0.2] * 20, *[0.6] * 3).moves
+    assert first.predicted.source.cpu_ratio == pytest.approx(0.6 - 1 / 16, abs=0.01)
+
+
+def test_hosts_with_fewer_than_n_samples_are_not_evened_out() -> None:
+    assert uneven(0.6, 0.6).moves == ()
+    assert uneven(0.6, 0.6, consecutive=2).moves != ()
+
+
+@pytest.mark.parametrize(("counted", "moves"), [(1, False), (2, False), (3, True)])
+def test_after_a_move_hosts_are_evened_out_again_by_n_samples_since_then(counted: int, moves: bool) -> None:
+    """By fewer it would be by samples from before the move, and too much would be moved."""
+    made = uneven(*[0.6] * 20, counted_from=1000.0 - 10.0 * counted)
+    assert bool(made.moves) is moves
+
+
+def test_hosts_that_had_a_move_lately_do_not_keep_others_from_being_evened_out() -> None:
+    young = [host(name, 0.9, 0.9, 0.3, cpus=16, counted_from=990.0) for name in ("h0", "h3")]
+    seen = group(*young, sixteen("h1", 0.7), sixteen("h2", 0.1), *(domain(f"d{n}", "h1", 0.5) for n in range(20)))
+    assert set(where(plan(seen, even(deviation_ratio=0.05))).values()) == {"h2"}

@@ -2,7 +2,7 @@
 
 The mean of many samples is known better than that of few, if the load is still the same. So the newest N are joined by
 as many before them, and three and seven times as many, as long as the interval of the mean then has a part in common
-with those of the means of fewer (Lepski's method).
+with those of the means of fewer (Lepski's method). Where fewer than N were taken since a migration, those come first.
 
 What the formulas leave out was measured on hosts of one CPU, where it is ``NOISE_RATIO`` of them (docs/scoring.md). On
 a host of many CPUs it is the sum of what many vCPUs do by themselves, so it shrinks with the root of their number. What
@@ -18,6 +18,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.analyse.windows import by_length
@@ -28,7 +29,7 @@ _MOST_SAMPLES = 30
 # With fewer samples, in those that a mean is taken of, nothing is known of how far means differ.
 _LEAST_MEANS = 4
 # How many times the newest N the samples are that are joined.
-_LONGER = (2, 4, 8)
+_LONGER = (1, 2, 4, 8)
 # The median of the absolute values of a normal distribution, in standard deviations.
 _MEDIAN = NormalDist().inv_cdf(0.75)
 
@@ -41,26 +42,43 @@ class Steady(NamedTuple):
 
 
 def steady(
-    windows: Sequence[Sequence[float]], cpus: Floats, *, count: int, saturation: float, coverage: float
+    windows: Sequence[Sequence[float]],
+    cpus: Floats,
+    *,
+    count: int,
+    counted: NDArray[np.int64],
+    saturation: float,
+    coverage: float,
 ) -> Steady:
     """The loads by the newest ``count`` samples, and by more where the load has stayed the same; 0 without samples.
 
-    ``windows``: each host's samples, newest last. ``cpus``: hosts. ``saturation``: the load from which on a host hides
+    ``windows``: each host's samples, newest last. ``cpus``: hosts. ``counted``: how many of the newest ``count`` were
+    taken since the host's domains changed, at least 1 (hosts); those before count where the load is the same.
+    ``saturation``: the load from which on a host hides
     demand. ``coverage``: the share of measurements that are to lie within the noise, each taken of twice as many
     samples.
     """
     level, noise = np.zeros(len(windows)), np.full(len(windows), NOISE_RATIO)
     deviations = NormalDist().inv_cdf((1 + coverage) / 2)
     for rows, samples in by_length(windows, _MOST_SAMPLES):
-        level[rows] = samples[:, -count:].mean(axis=1)
+        first = np.minimum(counted[rows], samples.shape[1])
+        level[rows] = _newest_mean(samples, first)
         if samples.shape[1] < _LEAST_MEANS * count:
             continue
         full = level[rows] >= saturation
         means = _means(samples, count)
-        level[rows], share = _joined(samples, count, level[rows], deviations * _jitter(samples, count))
+        reach = deviations * _jitter(samples, count)
+        level[rows], share = _joined(samples, count, level[rows], reach, count / first)
         known = np.hypot(deviations * _apart(means, count) * np.sqrt(share + 1 / 2), NOISE_RATIO / np.sqrt(cpus[rows]))
         noise[rows] = np.where(full, NOISE_RATIO, np.minimum(known, NOISE_RATIO))
     return Steady(level, noise)
+
+
+def _newest_mean(samples: Floats, first: NDArray[np.int64]) -> Floats:
+    """The mean of the newest ``first`` samples of each host (hosts)."""
+    newest = np.arange(samples.shape[1]) >= samples.shape[1] - first[:, np.newaxis]
+    mean: Floats = samples.mean(axis=1, where=newest)
+    return mean
 
 
 def _means(samples: Floats, count: int) -> Floats:
@@ -95,13 +113,14 @@ def _deviation(differences: Floats) -> Floats:
     return found
 
 
-def _joined(samples: Floats, count: int, level: Floats, reach: Floats) -> tuple[Floats, Floats]:
+def _joined(samples: Floats, count: int, level: Floats, reach: Floats, share: Floats) -> tuple[Floats, Floats]:
     """The mean of all samples that show the same load (hosts), and its variance as a share of that of ``count``.
 
-    ``reach``: how far the interval of the newest ``count`` reaches from their mean, ``level`` (hosts).
+    ``reach``: how far the interval of a mean of ``count`` samples reaches to either side (hosts). ``level``,
+    ``share``: the mean of those that show it at least, and its variance likewise (hosts).
     """
-    share, same = np.ones(len(level)), np.ones(len(level), dtype=np.bool_)
-    lowest, highest = level - reach, level + reach
+    same = np.ones(len(level), dtype=np.bool_)
+    lowest, highest = level - reach * np.sqrt(share), level + reach * np.sqrt(share)
     for times in _LONGER:
         if times * count > samples.shape[1]:
             break

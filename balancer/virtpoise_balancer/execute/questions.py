@@ -10,6 +10,9 @@ from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.verdict import SETTLED, Answer, Silent
 from virtpoise_balancer.model import Progress
 
+# How often several hosts that have a domain active are asked again, before it counts as active on all of them.
+_TIMES_AGAIN = 2
+
 
 def presence(hosts: Hosts, host: str, uuid: str) -> Answer:
     """How the domain stands on the host, or that it does not answer."""
@@ -23,13 +26,17 @@ def confirmed(hosts: Hosts, answers: Mapping[str, Answer], uuid: str) -> dict[st
     """The answers of hosts that were asked in this order, with later ones where several have the domain active.
 
     While the last of these answered, the domain may have gone there from one that was asked before. A late answer may
-    show what was there when it was asked for. So each is asked again, in the same order.
+    show what was there when it was asked for. So each is asked again in the same order, and once more, since the domain
+    may also have come back in between.
     """
-    active = [host for host, answer in answers.items() if answer in SETTLED]
-    again = {host: presence(hosts, host, uuid) for host in active[:-1]}
-    if any(answer in SETTLED for answer in again.values()):
-        again[active[-1]] = presence(hosts, active[-1], uuid)
-    return {**answers, **again}
+    found = dict(answers)
+    for _ in range(_TIMES_AGAIN):
+        active = [host for host, answer in found.items() if answer in SETTLED]
+        found |= {host: presence(hosts, host, uuid) for host in active[:-1]}
+        if not any(found[host] in SETTLED for host in active[:-1]):
+            break
+        found[active[-1]] = presence(hosts, active[-1], uuid)
+    return found
 
 
 def running_job(hosts: Hosts, host: str, uuid: str) -> Progress | Silent | None:

@@ -105,7 +105,7 @@ def of_domain(snapshot: Snapshot, policy: Policy, plan: Plan, domain: Domain) ->
     if considered:
         reasons.append(
             f"Its demand is {considered.demand_cores:.2f} cores ({considered.demand_lower_cores:.2f} to "
-            f"{considered.demand_upper_cores:.2f}), {wording.percent(considered.gain_ratio)} of its host."
+            f"{considered.demand_upper_cores:.2f}), and it counts as {wording.percent(considered.gain_ratio)} of its host."
         )
     return Explanation(
         name=domain.name,

@@ -17,6 +17,8 @@ _MOST_READINGS = 5_000_000
 _LONGEST_SECONDS = 86400.0
 # Of one reply: it is there well within the time that any query has.
 _MOST_OF_ONE_REPLY = MOST_SAMPLES // 8
+# Of one series in it: Prometheus refuses more.
+_MOST_STEPS = 11_000
 
 
 def past_readings(
@@ -31,7 +33,7 @@ def past_readings(
     if not domains:
         return
     steps = int(min(_LONGEST_SECONDS / every, _MOST_READINGS / len(domains), (seen.time - since) / every - 1e-9))
-    length = max(_MOST_OF_ONE_REPLY // len(domains), 1)
+    length = max(min(_MOST_OF_ONE_REPLY // len(domains), _MOST_STEPS), 1)
     for first in range(steps, 0, -length):
         last = max(first - length + 1, 1)
         start, end = seen.time - first * every, seen.time - last * every

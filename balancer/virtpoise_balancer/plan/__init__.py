@@ -43,7 +43,7 @@ def plan(snapshot: Snapshot, policy: Policy) -> Plan:
 
 def _plan(snapshot: Snapshot, policy: Policy) -> Plan:
     made = plan_sparingly(snapshot, policy, STRATEGIES[policy.strategy].plan)
-    copies = {domain.uuid: domain.copies for domain in snapshot.domains if domain.copies}
+    copies = {domain.uuid: domain.copies for domain in filter(attrgetter("copies"), snapshot.domains)}
     with_speed = filter(attrgetter("uplink_bytes_per_second"), snapshot.hosts)
     uplinks = {host.name: host.uplink_bytes_per_second for host in with_speed}
     links = {(link.source, link.destination): link for link in snapshot.links}

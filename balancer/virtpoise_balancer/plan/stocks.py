@@ -78,7 +78,7 @@ class Stocks:
     def taken_by(self, domains: Iterable[Domain]) -> Mapping[Stock, float]:
         """What the domains take of each stock; infinite where that is not known."""
         found: dict[Stock, float] = {}
-        for domain in domains:
+        for domain in domains if self.free else ():
             for pages, memory in _of_pages(domain):
                 for stock in self._counting(pages):
                     found[stock] = found.get(stock, 0) + memory

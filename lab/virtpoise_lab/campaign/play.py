@@ -163,11 +163,18 @@ class Play(Run):
             self._settle()
             self.oracle.after_mending()
         until = self.kernel.at + _TASK_SECONDS
-        while not self.oracle.task_is_done() and self.kernel.at < until:
-            self.kernel.run(min(self.kernel.at + _ALERT_SECONDS, until), self.oracle.task_is_done)
-            self.person.release()
+        self._work_until(until)
         self._settle_migrations()
+        if not self.oracle.task_is_done():  # an administrator's migration that was under way has undone it
+            self._work_until(until)
+            self._settle_migrations()
         self.oracle.at_end()
+
+    def _work_until(self, end: float) -> None:
+        """Until the task is done, or that time."""
+        while not self.oracle.task_is_done() and self.kernel.at < end:
+            self.kernel.run(min(self.kernel.at + _ALERT_SECONDS, end), self.oracle.task_is_done)
+            self.person.release()
 
     def _settle(self) -> None:
         """Five intervals."""

@@ -318,8 +318,15 @@ class World:
         for job in self.jobs:
             if path in job.copies and job.destination == host and not job.over:
                 self.harm.append(f"{path} on {host} was deleted while a migration copies into it")
+        if any(disk_of(uuid) == path and copy.state in ACTIVE for uuid, copy in machine.copies.items()):
+            self.harm.append(f"{path} on {host} was deleted, which a domain there uses")
         machine.images.discard(path)
         machine.ours.discard(path)
+
+    def disk_is_stale(self, job: Job) -> None:
+        """The domain goes on where it came from, so what was copied for it is of no use any more."""
+        machine = self.machines[job.destination]
+        machine.ours |= machine.images.intersection(job.copies)
 
     def disk_arrives(self, job: Job) -> None:
         """The disk of a domain that has arrived is where it was copied to."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from virtpoise_balancer.analyse.demand import Floats
+from virtpoise_balancer.analyse.demand import Floats, Mask
+from virtpoise_balancer.analyse.windows import newest
 from virtpoise_balancer.model import Attempt, DomainState, Imbalance, Problem
 from virtpoise_balancer.plan.default.candidates import Candidate, movable, relief_of
 from virtpoise_balancer.plan.default.group import CPU, MEMORY, Group
@@ -29,7 +30,7 @@ class _Evening:
     """The group while it is evened out.
 
     ``load``: what is to be even (hosts). ``of``: what a candidate has of it, as ``load`` is, if it is on a host with
-    ``unit`` 1. ``counted``: the hosts that count.
+    ``unit`` 1. ``among``: the hosts that count (hosts).
     """
 
     trial: Trial
@@ -37,8 +38,11 @@ class _Evening:
     load: Floats
     unit: Floats
     of: Callable[[Candidate], float]
-    counted: np.ndarray
+    among: Mask
     _candidates: dict[int, list[Candidate]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.counted = np.flatnonzero(self.among)
 
     @property
     def deviation(self) -> float:
@@ -85,10 +89,10 @@ def balance(trial: Trial, wanted: Imbalance) -> tuple[list[Attempt], str | None]
     """Takes from the host that has most what lowers the standard deviation most, again and again. Where it is too high
     and nothing lowers it, a sentence about that.
     """
-    counted = np.flatnonzero(trial.open)
-    if len(counted) < 2:
+    among = _lasting(trial, wanted)
+    if among.sum() < 2:
         return [], None
-    evening = _Evening(trial, wanted, *_measure(trial.group, wanted), counted)
+    evening = _Evening(trial, wanted, *_measure(trial.group, wanted), among)
     first, busiest = evening.deviation, evening.busiest
     if not first > wanted.deviation_ratio:  # NaN where it is not known
         return [], None
@@ -106,6 +110,21 @@ def balance(trial: Trial, wanted: Imbalance) -> tuple[list[Attempt], str | None]
         )
     solved = evening.deviation <= wanted.deviation_ratio
     return [Attempt(host=trial.group.hosts[busiest].name, problem=Problem.IMBALANCE, solved=solved)], None
+
+
+def _lasting(trial: Trial, wanted: Imbalance) -> Mask:
+    """The hosts that count (hosts). By load none before N samples show the imbalance, as with an overload: those whose
+    newest N count, if they were too uneven in each.
+    """
+    group = trial.group
+    if wanted.by != "cpu":
+        return trial.open
+    least = group.policy.cpu.consecutive
+    known: Mask = trial.open & (group.counted == least)
+    samples = newest([host.cpu_ratio for host, counts in zip(group.hosts, known, strict=True) if counts], least)
+    if len(samples) > 1 and (samples.std(axis=0) > wanted.deviation_ratio).all():
+        return known
+    return np.zeros_like(known)
 
 
 def _measure(group: Group, wanted: Imbalance) -> tuple[Floats, Floats, Callable[[Candidate], float]]:
@@ -145,7 +164,7 @@ def _best_step(evening: _Evening) -> Iterator[Step]:
     best: tuple[float, float, Candidate, int] | None = None
     for candidate in evening.candidates(source):
         after, nearer = evening.after(source, evening.of(candidate), slice(None))
-        ok = trial.fits(candidate, trial.room(candidate))
+        ok = evening.among & trial.fits(candidate, trial.room(candidate))
         ok &= (nearer >= evening.least_gain(source)) & (after < deviation)
         worse = worse_on(trial.group, candidate.domains, trial.members)
         broken = np.zeros(len(after)) if worse is None else np.maximum(worse, 0.0)
@@ -166,7 +185,9 @@ def _best_exchange(evening: _Evening) -> list[Step]:
     """A domain of the host that has most, and another one that takes its place; empty: no exchange gains enough."""
     trial, source, deviation = evening.trial, evening.busiest, evening.deviation
     ours = evening.candidates(source)
-    least = [host for host in np.argsort(evening.load, kind="stable").tolist() if trial.open[host] and host != source]
+    least = [
+        host for host in np.argsort(evening.load, kind="stable").tolist() if evening.among[host] and host != source
+    ]
     found: list[tuple[float, int, Candidate, Candidate]] = []
     for host in least[:_MOST_PARTNERS]:
         theirs = evening.candidates(host)

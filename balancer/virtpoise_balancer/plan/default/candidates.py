@@ -141,7 +141,7 @@ def movable(group: Group, host: int, *, rested: bool = True, least_gain: bool = 
                 for one in (running[number] for number in rows):
                     refusals.setdefault(one.uuid, Refusal.of(one, Reason.RULE_TOGETHER, {"with": stay[0]}))
                 continue
-        gain = sum(gains[number] for number in rows)
+        gain = sum([gains[number] for number in rows])
         if gain < least:
             detail = {"gain_ratio": gain, "least_gain_ratio": least}
             for one in (running[number] for number in rows):
@@ -189,12 +189,13 @@ def _not_converging(domain: Domain, group: Group) -> Refusal | None:
 
 
 def candidate_of(group: Group, residents: Residents, rows: list[int]) -> Candidate:
-    domains = tuple(residents.running[row] for row in rows)
+    domains = tuple([residents.running[row] for row in rows])
     speeds = group.speeds(residents.number)
     speed = None if speeds is None else float(speeds.max())  # only destinations about as near as the nearest are taken
-    cost = sum(transfer_bytes(domain, group.policy, speed) for domain in domains)
+    cost = sum([transfer_bytes(domain, group.policy, speed) for domain in domains])
+    last = group.rules.last
     unrest = _UNREST_BYTES * sum(
-        _LAST_RESTS if domain.uuid in group.rules.last else resting(domain, group) is not None for domain in domains
+        [_LAST_RESTS if domain.uuid in last else resting(domain, group) is not None for domain in domains]
     )
     allowed = allowed_hosts(group, domains)
     breaks = broken_by_leaving(group, domains, allowed)

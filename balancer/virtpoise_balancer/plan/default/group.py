@@ -163,6 +163,7 @@ class Group:
             self._each("cpu_ratio"),
             self.cpus.astype(np.float64),
             count=policy.cpu.consecutive,
+            counted=np.where(self.counted, self.counted, policy.cpu.consecutive),
             saturation=policy.saturation_ratio,
             coverage=policy.coverage,
         )
@@ -201,6 +202,15 @@ class Group:
     def cpus(self) -> NDArray[np.int64]:
         """The number of CPUs (hosts)."""
         return np.array(self._each("cpus"), dtype=np.int64)
+
+    @cached_property
+    def counted(self) -> NDArray[np.int64]:
+        """How many of each host's newest N samples of the CPU count, 0 to N (hosts)."""
+        most = self.policy.cpu.consecutive
+        since = np.array([np.nan if at is None else at for at in self._each("counted_from")], dtype=np.float64)
+        steps = np.nan_to_num((self.snapshot.time - since) // self.snapshot.step_seconds, nan=most)
+        there = np.minimum(list(map(len, self._each("cpu_ratio"))), most)
+        return np.clip(steps, 0, there).astype(np.int64)
 
     @cached_property
     def fewest_cpus(self) -> int:
@@ -270,6 +280,8 @@ class Group:
     @cached_property
     def members(self) -> Mapping[int, Mapping[int, int]]:
         """By number of a bond and zone, how many of the bond's domains are there."""
+        if not self.rules.bonds:
+            return {}
         domain_of, index = self.domain_of, self.index
         return {
             number: Counter(sorted(bond.zones[index[domain_of[uuid].host]] for uuid in bond.members))

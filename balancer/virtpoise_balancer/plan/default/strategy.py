@@ -288,7 +288,8 @@ def _destination_scores(
     scores = []
     for (source, destination), predicted in zip(ends, predictions, strict=True):
         if destination not in free:
-            free[destination] = float(((group.limit - group.use)[:, destination] / group.limit[:, destination]).min())
+            limit = group.limit[:, destination]
+            free[destination] = float(((limit - group.use[:, destination]) / limit).min())
         before, after = free[destination], free_share(group, destination, predicted.destination)
         free[source], free[destination] = free_share(group, source, predicted.source), after
         scores.append((before, after))
