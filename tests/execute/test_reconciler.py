@@ -208,8 +208,16 @@ def test_a_copy_that_was_left_is_not_started_when_the_domain_ends_on_its_source(
     world.put("a", "h1", ended)
     again.cycle(3)
     assert world.places("a")["h2"] == "paused"
+    assert world.model.harm == []
     (one,) = again.accounts.unsettled(again.store.watched())
     assert (one.kind, one.hosts) == (UnsettledKind.WAITING, ("h1", "h2"))
+
+
+def test_the_campaign_sees_a_start_from_a_memory_older_than_the_disks(world: World) -> None:
+    world.put("a", "h2", Presence.PAUSED)
+    world.put("a", "h1", Presence.ABSENT)
+    world.do(lambda: world.hosts.resume("h2", "a"))
+    assert world.model.harm == ["a was started on h2 from a memory older than its disks"]
 
 
 def test_a_copy_that_was_left_is_not_started_while_the_domain_runs_on_a_third_host(
@@ -476,6 +484,31 @@ def test_a_domain_that_dies_on_the_way_is_lost_until_the_world_accounts_for_it(
     world.put("a", "h1", Presence.ABSENT if died is Presence.DEFINED else Presence.RUNNING)
     balancer.cycle()
     assert balancer.held == {}
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize(
+    ("ended", "teaches"),
+    [(Presence.SHUT_OFF, False), (Presence.DESTROYED, False), (Presence.DEFINED, True)],
+    ids=["shut off", "destroyed", "died"],
+)
+def test_a_domain_that_is_ended_on_its_source_says_nothing_against_its_destination(
+    balancer: Balancer, world: World, ended: Presence, teaches: bool, restarted: bool
+) -> None:
+    """An administrator destroyed it, and started it again. Its host was to be drained, and waited for that pair."""
+    if restarted:
+        world.copy_takes(1e9)
+        left_by_an_earlier_process(balancer, world)
+        balancer.cycle()
+        world.ends("a", "h1", ended)
+        balancer.cycle(5)
+    else:
+        world.after(5.0, lambda: world.ends("a", "h1", ended))
+        balancer.make(move("a", "h1", "h2"))
+    assert balancer.results == ["failed"]
+    assert (balancer.causes == [Cause.STOPPED]) is not teaches
+    learned = balancer.store.recall(moved_since=0, ended_since=0, judged_since=0).learned
+    assert bool(learned.attempts) is teaches
 
 
 def test_a_lost_domain_that_is_started_again_at_once_is_accounted_for_at_once(balancer: Balancer, world: World) -> None:

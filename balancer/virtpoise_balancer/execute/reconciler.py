@@ -337,6 +337,7 @@ class Reconciler:
         move = entry.move
         requested = self._requested.get(entry.id, _NOT_SEEN)
         figures, why = Completed(), ""
+        cause = Cause.STOPPED if verdict.shut_off else requested.cause
         if verdict.result is Result.DONE:
             why = self._tidied(entry, verdict)
             with contextlib.suppress(LibvirtError):
@@ -347,7 +348,7 @@ class Reconciler:
         return MigrationOutcome(
             result=verdict.result,
             why=why,
-            cause=None if verdict.result is Result.DONE else requested.cause,
+            cause=None if verdict.result is Result.DONE else cause,
             seconds=figures.seconds if requested.seconds is None else requested.seconds,
             downtime_seconds=None if downtime is None else downtime + (requested.waited_seconds or 0.0),
             transferred_bytes=figures.transferred_bytes,
