@@ -31,8 +31,8 @@ _LEAST_MEANS = 4
 # How many times the newest N the samples are that are joined.
 _LONGER = (1, 2, 4, 8)
 # How many times what independent samples would have it vary by a mean varies at most, if the load wanders (an
-# autoregressive process of any memory: up to 2.25).
-_WANDERING = 2.0
+# autoregressive process of any memory: 2.25; and what few samples show of it scatters).
+_WANDERING = 2.5
 # The median of the absolute values of a normal distribution, in standard deviations.
 _MEDIAN = NormalDist().inv_cdf(0.75)
 
