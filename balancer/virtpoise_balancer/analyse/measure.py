@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from virtpoise_balancer.model import PredictionVerdict, Role
+from virtpoise_balancer.model import PredictionVerdict, Role, SampleTimes
 
 _FEWEST_READINGS = 3
 
@@ -68,12 +68,26 @@ def fit_line(samples: Sequence[tuple[float, float]]) -> Line:
     return Line(mean, level, slope)
 
 
-def window(due: DuePrediction, settle_seconds: float, window_seconds: float) -> tuple[float, float]:
+def spans(settle_seconds: float, window_seconds: float, times: SampleTimes) -> tuple[float, float]:
+    """How long after a migration its window begins, and how long that is, in seconds.
+
+    As long as is wanted, and as samples take: none may reach back to before the migration's end, and a few are needed.
+    A sample reaches back two steps at most where scrapes are on time.
+    """
+    step = times.step_seconds
+    return (
+        max(settle_seconds, min(2 * step, step + times.reach_back_seconds)),
+        max(window_seconds, _FEWEST_READINGS * step),
+    )
+
+
+def window(due: DuePrediction, settle_seconds: float, window_seconds: float, times: SampleTimes) -> tuple[float, float]:
     """The window (Unix seconds) in which the prediction is to be measured; it ends early where the next migration
     begins.
     """
-    start = due.migrated + settle_seconds
-    end = start + window_seconds
+    settle, length = spans(settle_seconds, window_seconds, times)
+    start = due.migrated + settle
+    end = start + length
     return start, end if due.disturbed_from is None else min(end, due.disturbed_from)
 
 

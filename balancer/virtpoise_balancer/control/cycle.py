@@ -297,13 +297,10 @@ class Cycle:
 
     def _windows(self, memory: Memory, now: float) -> tuple[tuple[Window, ...], tuple[str, ...]]:
         """The predictions whose window has passed, with what was measured in it; and the warnings of these queries."""
-        due = []
+        due, times = [], self.observer.sample_times
         for one in disturbed(memory.due, counting(memory.others)):
-            start, end = window(one, self.measurement.settle_seconds, self.measurement.window_seconds)
-            if (
-                end <= now - self.observer.sample_times.delay_seconds
-                and one.migrated < now - self.measurement.settle_seconds
-            ):
+            start, end = window(one, self.measurement.settle_seconds, self.measurement.window_seconds, times)
+            if start < now and end <= now - times.delay_seconds:
                 due.append((one, HostWindow(one.host, start, end)))
         if not due:
             return (), ()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from virtpoise_balancer.analyse.demand import Floats
+from virtpoise_balancer.analyse.measure import spans
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.control.cycle import Report
 from virtpoise_balancer.model import Resource, SampleTimes
@@ -40,7 +41,7 @@ class Quiet:
         """
         measurement, step = self.config.measurement, self.times.step_seconds
         shown = _STEPS * step + self.times.reach_back_seconds
-        measured = measurement.settle_seconds + measurement.window_seconds + 2 * step
+        measured = sum(spans(measurement.settle_seconds, measurement.window_seconds, self.times)) + 2 * step
         self._restless_until = max(self._restless_until, now + max(shown, measured))
 
     def ran(self, now: float, report: Report) -> None:
