@@ -1222,6 +1222,19 @@ def test_serves_over_tls_and_takes_a_renewed_certificate(make_context: Callable[
     with pytest.raises(BadInput, match=r"web\.cert_file, web\.key_file: expected a certificate and its key"):
         server.renew_certificate()
     assert ask() == 200
+    first = cert.read_text()
+    certificate(tmp_path, "third")
+    third = cert.read_text()
+    key.write_text("no key")  # of a new certificate, so that the old key does not fit either
+    with pytest.raises(BadInput, match=r"web\.cert_file, web\.key_file: expected a certificate and its key"):
+        server.renew_certificate()
+    cert.write_text(first)
+    assert ask() == 200
+    cert.write_text(third[:200])
+    with pytest.raises(BadInput, match=r"web\.cert_file, web\.key_file: expected a certificate and its key"):
+        server.renew_certificate()
+    cert.write_text(first)
+    assert ask() == 200
     server.stop()
 
 

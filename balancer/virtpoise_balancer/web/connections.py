@@ -162,9 +162,10 @@ class Connections:
 
 
 class Listener(socket.socket):
-    """A listening socket that accepts within the bounds."""
+    """A listening socket that accepts within the bounds. ``file``: device and inode of a Unix socket's file."""
 
     connections: Connections
+    file: tuple[int, int] | None = None
 
     def listen(self, _backlog: int = QUEUED, /) -> None:
         """The server asks for a queue as long as it accepts at once."""

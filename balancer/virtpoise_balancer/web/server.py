@@ -97,7 +97,9 @@ class WebServer:
         if self._web.key_file is not None:
             check_secret(self._web.key_file, "web.key_file")
         try:
-            self._config.ssl.load_cert_chain(self._web.cert_file, self._web.key_file)
+            # First into a context that nobody uses: one that takes a certificate and then fails has lost its old key.
+            for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self._config.ssl):
+                context.load_cert_chain(self._web.cert_file, self._web.key_file)
         except (OSError, ssl.SSLError) as error:
             raise BadInput(f"web.cert_file, web.key_file: expected a certificate and its key: {_said(error)}") from None
 
@@ -106,13 +108,14 @@ class WebServer:
         return any(server.should_exit for server, _ in self._serving)
 
     def stop(self) -> None:
+        for _, listening in self._serving:
+            if listening.family == socket.AF_UNIX and listening.fileno() >= 0:
+                _remove_own(self._web.socket, listening)
         for server, _ in self._serving:
             server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(timeout=5)
         for _, listening in self._serving:
-            if listening.family == socket.AF_UNIX and listening.fileno() >= 0:
-                self._web.socket.unlink(missing_ok=True)
             listening.close()
 
 
@@ -183,6 +186,8 @@ def _listen_at(path: Path, group: str | None) -> Listener:
         before = os.umask(0o177)
         try:
             listening.bind(str(path))
+            listening.file = _file_at(path)
+            listening.listen()  # at once: another balancer would take it for one that was left behind
         finally:
             os.umask(before)
         if group is not None:
@@ -190,7 +195,6 @@ def _listen_at(path: Path, group: str | None) -> Listener:
         # Who may do what is decided for each request, by the user at the other end; with a group, its members alone get
         # in.
         path.chmod(0o666 if group is None else 0o660)
-        listening.listen()
     except BaseException:
         listening.close()
         raise
@@ -214,6 +218,25 @@ def _remove_stale(path: Path) -> None:
             raise OSError(errno.EADDRINUSE, "another balancer listens there, and answers nothing") from None
         else:
             raise OSError(errno.EADDRINUSE, "another balancer listens there")
+
+
+def _remove_own(path: Path, listening: Listener) -> None:
+    """Remove this balancer's socket. What has come to stand in its place is another's, and stays.
+
+    Call before it is closed: from then on another file may have its inode.
+    """
+    try:
+        if _file_at(path) == listening.file:
+            path.unlink()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        log.warning("the socket for local commands cannot be removed", path=str(path), why=error.strerror)
+
+
+def _file_at(path: Path) -> tuple[int, int]:
+    found = path.lstat()
+    return found.st_dev, found.st_ino
 
 
 def _said(error: OSError) -> str:
