@@ -164,10 +164,7 @@ class Session:
             self._list_one_by_one(changed, now)
             return
         self._handles = {handle.UUIDString(): handle for handle, _ in listed}
-        self._domains = {
-            uuid: _domain(handle, stats)
-            for (uuid, handle), (_, stats) in zip(self._handles.items(), listed, strict=True)
-        }
+        self._domains = {handle.UUIDString(): _domain(handle, stats) for handle, stats in listed}
         self._answered_at = dict.fromkeys(self._handles, now)
         self._learn_second_handles()
         changed, self._missed = changed | self._missed, set()
@@ -279,7 +276,7 @@ class Session:
                     f"network {name}", lambda: text_of(lambda: self._second.networkLookupByName(name).XMLDesc(0))
                 )
             )
-        except (libvirt.libvirtError, HeldUpError, ParseError, UnicodeEncodeError, *UNREADABLE) as error:
+        except (libvirt.libvirtError, HeldUpError, ParseError, ValueError, *UNREADABLE) as error:
             log.debug("no XML of network %s: %s", name, error)
             return self._networks[name][1] if name in self._networks else Forward()
 
@@ -331,6 +328,7 @@ def _host_facts(connection: Any, last: HostFacts, complain: Callable[[str], None
         except (
             libvirt.libvirtError,
             ParseError,
+            ValueError,
             *UNREADABLE,
         ) as error:  # QEMU is being upgraded, or is not in its usual place
             complain(f"libvirt answers, but not about {what}: {error}")

@@ -19,7 +19,11 @@ _PLACEMENT_RULES = ("together", "apart", "only-on", "never-on", "prefer", "ignor
 _MOST_RULES = 16
 _LONGEST_VALUE = 128
 _MOST_NODES = 1024
-# Beyond these a description, or what its metadata says of placement, is not parsed: a tree takes 50 times its text.
+# More than any host has.
+_MOST_VCPUS = 2**16
+_MOST_BYTES = 2**63 - 1
+# Beyond these a description, also of a host, or what metadata says of placement, is not parsed: a tree takes 50 times
+# its text.
 _MOST_DESCRIPTION = 2**20
 _MOST_PLACEMENT = 2**16
 
@@ -42,7 +46,9 @@ _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def _parse(xml: str) -> ElementTree.Element:
-    """The root element. Characters that XML does not allow are replaced. Raises ParseError."""
+    """The root element. Characters that XML does not allow are replaced. Raises ParseError, ValueError."""
+    if len(xml) > _MOST_DESCRIPTION:
+        raise ValueError(f"it has more than {_MOST_DESCRIPTION} characters")
     return ElementTree.fromstring(_NO_XML.sub("\ufffd", xml))  # noqa: S314
 
 
@@ -85,8 +91,6 @@ def _own(metadata: str) -> ElementTree.Element | None:
 def domain_facts(xml: str) -> Facts:
     """The facts of a domain; 0 or empty where the XML has nothing. Raises ParseError, ValueError."""
     xml, metadata = _cut(xml)
-    if len(xml) > _MOST_DESCRIPTION:
-        raise ValueError(f"it has more than {_MOST_DESCRIPTION} characters")
     root = _parse(xml)
     return Facts(
         vcpus=_vcpus(root.find("vcpu")),
@@ -101,7 +105,10 @@ def domain_facts(xml: str) -> Facts:
 
 
 def host_cpu(capabilities: str) -> tuple[str, str, str]:
-    """The host's uuid, CPU model and architecture from the capabilities; empty where they are missing."""
+    """The host's uuid, CPU model and architecture from the capabilities; empty where they are missing.
+
+    Raises ParseError, ValueError.
+    """
     root = _parse(capabilities)
     return (
         (root.findtext("host/uuid") or "").strip(),
@@ -111,7 +118,10 @@ def host_cpu(capabilities: str) -> tuple[str, str, str]:
 
 
 def network_forward(xml: str) -> Forward:
-    """How a libvirt network leaves the host (https://libvirt.org/formatnetwork.html#connectivity)."""
+    """How a libvirt network leaves the host (https://libvirt.org/formatnetwork.html#connectivity).
+
+    Raises ParseError, ValueError.
+    """
     forward = _parse(_cut(xml)[0]).find("forward")
     if forward is None:
         return Forward()
@@ -140,13 +150,24 @@ def _placement(element: ElementTree.Element | None) -> tuple[tuple[str, str], ..
 def _vcpus(element: ElementTree.Element | None) -> int:
     if element is None:
         return 0
-    return int(element.get("current") or element.text or 0)
+    return _figure(element.get("current") or element.text or 0, _MOST_VCPUS)
 
 
 def _memory(element: ElementTree.Element | None) -> int:
     if element is None:
         return 0
-    return int(element.text or 0) * _UNITS.get(element.get("unit", "KiB"), 1024)
+    return _bytes(element.text or 0, element.get("unit", "KiB"))
+
+
+def _bytes(text: str | int, unit: str) -> int:
+    return _figure(text, _MOST_BYTES) * _UNITS.get(unit, 1024)
+
+
+def _figure(text: str | int, most: int) -> int:
+    """The number. ValueError for one that no domain has: as a series, it would take the whole page."""
+    if not 0 <= (number := int(text)) <= most:
+        raise ValueError(f"a figure is not from 0 to {most}")
+    return number
 
 
 def _hugepages(root: ElementTree.Element) -> tuple[tuple[int, int], ...]:
@@ -158,13 +179,13 @@ def _hugepages(root: ElementTree.Element) -> tuple[tuple[int, int], ...]:
         return ()
     rest = _memory(root.find("memory"))
     cells = {
-        int(cell.get("id", number)): int(cell.get("memory", 0)) * _UNITS.get(cell.get("unit", "KiB"), 1024)
+        int(cell.get("id", number)): _bytes(cell.get("memory", 0), cell.get("unit", "KiB"))
         for number, cell in enumerate(root.iterfind("cpu/numa/cell"))
     }
     found: dict[int, int] = {}
     elsewhere: int | None = None if asked.findall("page") else 0
     for page in asked.iterfind("page"):
-        size = int(page.get("size", 0)) * _UNITS.get(page.get("unit", "KiB"), 1024)
+        size = _bytes(page.get("size", 0), page.get("unit", "KiB"))
         if nodes := page.get("nodeset"):
             memory = sum(cells.get(node, 0) for node in numbers(nodes))
             found[size] = found.get(size, 0) + memory
@@ -187,7 +208,7 @@ def numbers(nodeset: str) -> set[int]:
 
 
 def _period(element: ElementTree.Element | None) -> int:
-    return int(element.get("period", 0)) if element is not None else 0
+    return _figure(element.get("period", 0), _MOST_BYTES) if element is not None else 0
 
 
 def _disk(element: ElementTree.Element) -> str:

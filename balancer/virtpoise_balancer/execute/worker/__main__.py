@@ -90,6 +90,7 @@ def _end() -> None:
 def _reply(connection: LibvirtConnection, request: Mapping[str, Any]) -> bytes:
     try:
         value = _CALLS[request["do"]](connection.to(request["uri"]), *request["arguments"])
+        return json.dumps({"value": value}, default=_plain).encode()
     except libvirt.libvirtError as error:
         return json.dumps({"error": message(error)}).encode()
     except (storage.StorageError, domains.LeftAlone) as error:
@@ -98,7 +99,6 @@ def _reply(connection: LibvirtConnection, request: Mapping[str, Any]) -> bytes:
         return json.dumps({"error": f"libvirt's XML cannot be read: {error}"}).encode()
     except Exception as error:  # one host's odd answer ends no worker
         return json.dumps({"error": f"unforeseen: {type(error).__name__}: {str(error)[:_MOST_SHOWN]}"}).encode()
-    return json.dumps({"value": value}, default=_plain).encode()
 
 
 def _plain(value: object) -> object:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from xml.etree import ElementTree as ET
 
-from virtpoise_balancer.execute.facts import Bound, Cell, CopyableDisk, Hardware, Needs
+from virtpoise_balancer.execute.facts import LARGEST_BYTES, Bound, Cell, CopyableDisk, Hardware, Needs
 
 # What of a CPU's definition decides where it fits. The rest (topology, caches, microcode) is the guest's own.
 _OF_CPU = ("arch", "model", "vendor", "feature")
@@ -47,7 +47,7 @@ def needs(
     does not say; None: disks are not to be copied. ``defined``: its description as it was defined; called where the
     live one does not name a card's network. ParseError, ValueError.
     """
-    root = _parsed(description)
+    root = parsed(description)
     disk_sources = root.findall("./devices/disk/source")
     # An attribute of the disk or of its source; libvirt may write both, since the first is the older way.
     secrets = [*root.findall("./devices/disk/auth/secret"), *root.findall("./devices/disk/source/auth/secret")]
@@ -85,7 +85,8 @@ def needs(
     )
 
 
-def _parsed(description: str) -> ET.Element:
+def parsed(description: str) -> ET.Element:
+    """The root of a description by libvirt, without metadata. ParseError; ValueError for one that is too long."""
     description = without_metadata(description)
     if len(description) > _MOST_DESCRIPTION:
         raise ValueError(f"it has more than {_MOST_DESCRIPTION} characters")
@@ -107,7 +108,7 @@ def _pooled(root: ET.Element, defined: Callable[[], str] | None) -> list[str]:
         return []
     return [
         network
-        for card in _parsed(defined()).findall("./devices/interface[@type='network']")
+        for card in parsed(defined()).findall("./devices/interface[@type='network']")
         if (mac := card.find("mac")) is not None
         and mac.get("address") in addresses
         and (source := card.find("source")) is not None
@@ -218,8 +219,8 @@ def _cells(root: ET.Element) -> Iterator[Cell]:
     for cell in cells:
         tune = bound.get(cell.get("id"), root.find("./numatune/memory"))
         size, unit = int(cell.get("memory", "0")), cell.get("unit", "KiB")
-        if unit not in _UNITS:
-            raise ValueError(f"memory in {unit}")
+        if unit not in _UNITS or not 0 <= size * _UNITS[unit] <= LARGEST_BYTES:
+            raise ValueError("memory that no domain has")
         yield Cell(memory_bytes=size * _UNITS[unit], nodes=() if tune is None else tuple(sorted(_nodes_of(tune))))
 
 
@@ -274,7 +275,7 @@ def cards_free(network: str) -> int | None:
     """How many network cards an active libvirt network with this description, XML, still has to give away; None where
     it does not give a domain a card of the host to have alone, or does not list its cards.
     """
-    root = ET.fromstring(network)  # noqa: S314 - from the host's own libvirt
+    root = parsed(network)
     forward = root.find("forward")
     if forward is None or forward.get("mode") not in ("hostdev", "passthrough"):
         return None

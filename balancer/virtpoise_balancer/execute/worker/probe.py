@@ -16,9 +16,9 @@ from xml.etree import ElementTree as ET
 
 import libvirt
 
-from virtpoise_balancer.execute.facts import Bound, HardwareVerdict, HostFacts, Needs
+from virtpoise_balancer.execute.facts import LARGEST_BYTES, Bound, HardwareVerdict, HostFacts, Needs
 from virtpoise_balancer.execute.worker.connection import UNREADABLE, message, text_of
-from virtpoise_balancer.execute.worker.needs import cards_free, needs, numbers, plain_cpu
+from virtpoise_balancer.execute.worker.needs import cards_free, needs, numbers, parsed, plain_cpu
 from virtpoise_balancer.execute.worker.storage import pools
 
 _NO_DOMAIN = "<virtpoise-doctor/>"
@@ -54,7 +54,7 @@ _RETRY_SECONDS = 15.0
 
 def facts(connection: libvirt.virConnect, copies: bool = False) -> HostFacts:
     """The facts about the host, and what its running domains need. ``copies``: with what it takes to copy disks."""
-    capabilities = ET.fromstring(text_of(connection.getCapabilities))  # noqa: S314 - from the host's own libvirt
+    capabilities = parsed(text_of(connection.getCapabilities))
     cpu = capabilities.find("./host/cpu")
     running = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_RUNNING)
     own = plain_cpu(cpu)
@@ -217,7 +217,7 @@ def _cards_free(connection: libvirt.virConnect) -> dict[str, int]:
     found = {}
     with contextlib.suppress(libvirt.libvirtError, *UNREADABLE):
         for network in _networks(connection):
-            with contextlib.suppress(libvirt.libvirtError, ET.ParseError, *UNREADABLE):
+            with contextlib.suppress(libvirt.libvirtError, ET.ParseError, ValueError, *UNREADABLE):
                 free = cards_free(text_of(network.XMLDesc))
                 if free is not None:
                     found[text_of(network.name)] = free
@@ -230,7 +230,7 @@ def _needs(running: Iterable[libvirt.virDomain], own_cpu: str | None, *, copies:
         def sizes(device: str, of: libvirt.virDomain = domain) -> tuple[int, int] | None:
             with contextlib.suppress(libvirt.libvirtError):
                 capacity, stored, _ = of.blockInfo(device)
-                return capacity, min(stored, capacity)
+                return (capacity, min(stored, capacity)) if capacity <= LARGEST_BYTES else None
             return None
 
         try:

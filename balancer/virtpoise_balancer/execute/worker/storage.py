@@ -11,9 +11,9 @@ from xml.etree import ElementTree as ET
 
 import libvirt
 
-from virtpoise_balancer.execute.facts import Pool
+from virtpoise_balancer.execute.facts import LARGEST_BYTES, Pool
 from virtpoise_balancer.execute.worker.connection import UNREADABLE, message, text_of
-from virtpoise_balancer.execute.worker.needs import without_metadata
+from virtpoise_balancer.execute.worker.needs import parsed, without_metadata
 
 # Pools that list all that their folder holds, so that what they do not list is not there.
 _WHOLE_FOLDERS = ("dir", "fs", "netfs", "logical", "zfs", "vstorage")
@@ -30,9 +30,12 @@ class StorageError(Exception):
 
 
 def pools(connection: libvirt.virConnect, *, free: bool) -> dict[str, Pool] | None:
-    """The active pools by name; None where libvirt does not list them now. ``free``: with what is free in them."""
+    """The active pools by name; None where libvirt does not list them now. ``free``: with what is free in them.
+
+    One that cannot be described is there all the same, and nothing is known of its storage.
+    """
     try:
-        return {text_of(one.name): _pool(one, free=free) for one in _active(connection)}
+        return {text_of(one.name): _pool(one, free=free) or Pool(type="") for one in _active(connection)}
     except libvirt.libvirtError as error:
         return {} if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT else None
 
@@ -177,7 +180,7 @@ def _by_folder(connection: libvirt.virConnect) -> dict[str, libvirt.virStoragePo
     found = {}
     for one in _active(connection):
         pool = _pool(one, free=False)
-        if pool.target is not None and pool.type in _WHOLE_FOLDERS:
+        if pool is not None and pool.target is not None and pool.type in _WHOLE_FOLDERS:
             found[pool.target] = one
     return found
 
@@ -192,15 +195,26 @@ def _has(pool: libvirt.virStoragePool, image: str, name: str) -> bool:
     return not image.startswith("/") or text_of(volume.path) == image
 
 
-def _pool(one: libvirt.virStoragePool, *, free: bool) -> Pool:
-    described = ET.fromstring(text_of(one.XMLDesc))  # noqa: S314 - from the host's own libvirt
+def _pool(one: libvirt.virStoragePool, *, free: bool) -> Pool | None:
+    """The pool; None where libvirt does not describe it: it is gone by now, or odd."""
+    try:
+        described = parsed(text_of(one.XMLDesc))
+    except (libvirt.libvirtError, ET.ParseError, ValueError, *UNREADABLE):
+        return None
     target = described.findtext("./target/path")
     return Pool(
         type=described.get("type", ""),
         target=None if target is None else posixpath.normpath(target),
         source=source_of(described),
-        free_bytes=_free(one) if free else None,
+        free_bytes=_free_if_known(one) if free else None,
     )
+
+
+def _free_if_known(pool: libvirt.virStoragePool) -> int | None:
+    try:
+        return _free(pool)
+    except (libvirt.libvirtError, *UNREADABLE):
+        return None
 
 
 def _free(pool: libvirt.virStoragePool) -> int:
@@ -208,10 +222,10 @@ def _free(pool: libvirt.virStoragePool) -> int:
 
     Those of a pool with too many volumes are not added up.
     """
-    free = int(pool.info()[3])
+    free = min(int(pool.info()[3]), LARGEST_BYTES)
     if pool.numOfVolumes() <= _MOST_VOLUMES:
         for volume in pool.listAllVolumes(0):
-            with contextlib.suppress(libvirt.libvirtError):  # it may be gone by now
+            with contextlib.suppress(libvirt.libvirtError, *UNREADABLE):  # it may be gone by now
                 _, capacity, allocation = volume.info()
                 free -= max(capacity - allocation, 0)
     return max(free, 0)
