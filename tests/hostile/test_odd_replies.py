@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +19,9 @@ from virtpoise_balancer.execute.facts import HostFacts, Pool
 from virtpoise_balancer.execute.worker import __main__ as worker
 from virtpoise_balancer.execute.worker import probe, storage
 from virtpoise_balancer.execute.worker.connection import LibvirtConnection
+from virtpoise_exporter.collectors import block
+from virtpoise_exporter.usage import VcpuSums
+from virtpoise_exporter.virt import source
 from virtpoise_exporter.virt.xml import domain_facts, host_cpu, network_forward
 
 pytestmark = pytest.mark.hostile
@@ -82,6 +87,33 @@ def test_a_uuid_that_libvirt_lists_twice_is_one_domain(libvirtd: Libvirtd, monke
 def test_megabytes_in_place_of_a_description_are_not_parsed(read: Callable[[str], object]) -> None:
     with pytest.raises((SyntaxError, ValueError), match="more than"):
         read(f"<capabilities>{'<a/>' * 2**20}</capabilities>")
+
+
+@pytest.mark.parametrize("count", [2**32 - 1, -1, 2])
+def test_a_count_beyond_what_a_domain_has_does_not_hold_up_the_reader(count: int) -> None:
+    stats = {"block.count": count, "block.0.name": "vda", "block.0.rd.bytes": 7, "net.count": count}
+    stats |= {"net.0.name": "vnet0", "net.0.rx.bytes": 1, "net.0.tx.bytes": 2}
+    with bounded():
+        disks = block._parse(stats)
+        traffic = source.usage(stats, VcpuSums(), running=True).traffic
+    assert disks == ({} if count < 0 else {("rd.bytes", "vda"): 7})
+    assert list(traffic) == ([] if count < 0 else ["vnet0"])
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Fails a loop without end after ten seconds of CPU time."""
+
+    def give_up(*_: object) -> None:
+        raise AssertionError("it goes on and on")
+
+    before = signal.signal(signal.SIGVTALRM, give_up)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 10)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def broken(_flags: int = 0) -> Any:
