@@ -133,7 +133,7 @@ OF_HOSTS: Sequence[Mutant] = (
         930641,
         "was not finished",
     ),
-    Mutant("failures teach nothing", _failures_teach_nothing, ("host-unfit",), 2, "was not finished"),
+    Mutant("failures teach nothing", _failures_teach_nothing, ("host-unfit",), 7, "was not finished"),
     Mutant(
         "what could not be made is deleted",
         _what_could_not_be_made_is_deleted,

@@ -11,6 +11,9 @@ from typing import Literal
 LEVELS = ("debug", "info", "warn", "error")
 FORMATS = ("logfmt", "json")
 
+# libvirt passes on megabytes, such as what a program says that it has started.
+_MOST_MESSAGE = 2000
+
 log = logging.getLogger("virtpoise_exporter")
 
 
@@ -22,12 +25,17 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         level = "warn" if record.levelno == logging.WARNING else record.levelname.lower()
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        fields = {"ts": f"{seconds}.{int(record.msecs):03d}Z", "level": level, "msg": record.getMessage()}
+        fields = {"ts": f"{seconds}.{int(record.msecs):03d}Z", "level": level, "msg": shortened(record.getMessage())}
         if record.exc_info:
             fields["error"] = self.formatException(record.exc_info)
         if self._json:
             return _visible(json.dumps(fields, ensure_ascii=False))
         return " ".join(f"{key}={_logfmt(value)}" for key, value in fields.items())
+
+
+def shortened(message: str) -> str:
+    """The message, or its first 2,000 characters with dots behind."""
+    return message if len(message) <= _MOST_MESSAGE else f"{message[:_MOST_MESSAGE]}..."
 
 
 def _logfmt(value: str) -> str:

@@ -40,7 +40,7 @@ def test_after_a_step_only_samples_since_then_count(samples: int, count: int) ->
         windows = drawn(0.5, 0.005, samples=samples)
         windows[:, -since:] += 0.2
         level = seen(*windows.tolist(), count=count).level
-        assert np.quantile(np.abs(level - 0.7), 0.99) < 0.02, since
+        assert np.quantile(np.abs(level - 0.7), 0.99) < 0.04, since
 
 
 @pytest.mark.parametrize("samples", [2, 8, 12, 30])
@@ -64,7 +64,7 @@ def test_a_load_that_rose_and_fell_counts_as_it_is_now(count: int) -> None:
             windows = drawn(0.5, 0.005, hosts=100)
             windows[:, -rose:-fell] += 0.2
             error = np.abs(seen(*windows.tolist(), count=count).level - 0.5)
-            assert np.quantile(error, 0.99) < 0.025, (rose, fell)
+            assert np.quantile(error, 0.99) < 0.04, (rose, fell)
 
 
 @pytest.mark.parametrize("deviation", [0.002, 0.008, 0.015])

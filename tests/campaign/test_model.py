@@ -78,6 +78,12 @@ VIOLATING: tuple[tuple[int, tuple[str, ...] | None], ...] = (
     (939, ("administrator-insists", "administrator-renames", "person-recommends")),
     # an administrator's migration took more than a minute, and brought the overload back after it was relieved
     (1200972, ("aborts-late", "exporter-empty", "administrator-insists")),
+    # a host that takes nothing was chosen while the domains of another one were down, and had to take them
+    (1221980, ("host-unfit", "source-rebooted")),
+    # a host lost its power after a domain had arrived, which went on at its source: the copy of its disk was deleted
+    (1224424, ("destination-rebooted",)),
+    # a domain was shut off where it had arrived, and its definition stayed there
+    (1229739, ("administrator-renames", "store-locked", "source-qemu-killed")),
     # an administrator took a domain back and forth while a slow host answered, and it counted as running twice
     (1103942, ("destination-stopped", "hosts-lossy", "administrator-insists")),
 )

@@ -177,6 +177,42 @@ def test_a_pool_whose_error_cannot_be_read_takes_no_other() -> None:
     assert storage.present(Connection(*pools), ["/srv/odd/b", "/srv/images/a"]) == {"/srv/images/a": True}
 
 
+@pytest.mark.hostile
+@pytest.mark.parametrize(
+    "answer", ["<pool>", "", "<a/>" * 2**20, SystemError("an exception set"), failed(1, "it hangs"), failed(49, "gone")]
+)
+def test_a_pool_that_cannot_be_described_takes_no_other(answer: str | Exception) -> None:
+    class Odd(FakePool):
+        def XMLDesc(self) -> str:  # noqa: N802
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    connection = Connection(Odd("/srv/odd"), FakePool("/srv/images", "a"))
+    images = Pool(target="/srv/images", free_bytes=1 << 40)
+    assert storage.pools(connection, free=True) == {"srv-odd": Pool(type=""), "srv-images": images}
+    assert storage.present(connection, ["/srv/odd/b", "/srv/images/a"]) == {"/srv/images/a": True}
+    assert storage.make_room(connection, [disk("/srv/images/b")]) == ["/srv/images/b"]
+
+
+@pytest.mark.hostile
+def test_what_a_pool_has_free_may_be_anything_and_takes_no_other_pool() -> None:
+    class Huge(FakePool):
+        def info(self) -> tuple[int, int, int, int]:
+            return 2, 2**64 - 1, 1, 2**64 - 1
+
+    class Odd(FakePool):
+        def info(self) -> tuple[int, int, int, int]:
+            raise failed(1, "it hangs")
+
+    found = storage.pools(Connection(Huge("/srv/huge"), Odd("/srv/odd"), FakePool("/srv/images")), free=True)
+    assert found == {
+        "srv-huge": Pool(target="/srv/huge", free_bytes=2**63 - 1),  # no snapshot has more
+        "srv-odd": Pool(target="/srv/odd"),
+        "srv-images": Pool(target="/srv/images", free_bytes=1 << 40),
+    }
+
+
 def test_a_pool_is_refreshed_once_and_one_with_many_volumes_never() -> None:
     pool = FakePool("/srv/images", "a")
     storage.present(Connection(pool), ["/srv/images/a"])

@@ -14,7 +14,7 @@ from virtpoise_balancer.execute.verdict import (
     Silent,
     StillOpen,
     Verdict,
-    is_away,
+    may_be_elsewhere,
     reconcile,
     stale_copy,
 )
@@ -40,9 +40,9 @@ def test_no_combination_of_answers_breaks_a_law() -> None:
 def check(
     job: Progress | Silent | None, here: Answer, there: Answer, other: Answer | None, left_from: str | None
 ) -> None:
-    for result in (None, Result.FAILED):
+    for result, doubled in itertools.product((None, Result.FAILED), (False, True)):
         check_entry(
-            JournalEntry(id=7, move=ENTRY.move, began=1000.0, left_from=left_from, result=result),
+            JournalEntry(id=7, move=ENTRY.move, began=1000.0, left_from=left_from, result=result, doubled=doubled),
             job,
             here,
             there,
@@ -60,7 +60,9 @@ def check_entry(
     settled = [answer for answer in (here, there, other) if answer in SETTLED]
     if isinstance(found, Arrived):  # only a paused domain that nothing can start elsewhere
         assert (job, there, entry.result, left_from) == (None, Presence.PAUSED, None, None), case
-        assert here not in (*SETTLED, SILENT), case
+        assert here not in (*SETTLED, SILENT, Presence.SHUT_OFF, Presence.DESTROYED), case
+        assert other not in SETTLED, case
+        assert not entry.doubled, case
         return
     if Presence.TORN in (here, there):
         assert isinstance(found, StillOpen), case
@@ -175,7 +177,8 @@ def test_of_two_attempts_the_first_was_done_where_the_second_began() -> None:
     assert found.result is Result.DONE
 
 
-def test_the_other_hosts_are_asked_only_where_neither_end_has_it() -> None:
-    assert [is_away(here, there) for here, there in itertools.product(ANSWERS, ANSWERS)] == [
-        not {here, there} & {*ACTIVE, SILENT} for here, there in itertools.product(ANSWERS, ANSWERS)
+def test_the_other_hosts_are_asked_only_where_it_may_run_on_one_of_them() -> None:
+    assert [may_be_elsewhere(here, there) for here, there in itertools.product(ANSWERS, ANSWERS)] == [
+        not {here, there} & {*ACTIVE, SILENT} or (there is Presence.PAUSED and here not in {*ACTIVE, SILENT})
+        for here, there in itertools.product(ANSWERS, ANSWERS)
     ]

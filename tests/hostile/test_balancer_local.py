@@ -119,6 +119,32 @@ def test_the_socket_of_a_killed_balancer_is_taken_over_and_that_of_a_live_one_is
     assert path.read_text() == "precious"
 
 
+@pytest.mark.parametrize("what", ["socket of another program", "file", "link", "nothing"])
+def test_what_has_taken_the_place_of_the_socket_outlives_the_balancer(path: Path, what: str) -> None:
+    config = parse_config(f"web: {{listen_address: '127.0.0.1:0', socket: {path}}}", "config").web
+    server = WebServer.open(Starlette(), config)
+    server.start()
+    path.unlink()
+    with ExitStack() as opened:
+        if what == "socket of another program":
+            opened.enter_context(socket.socket(socket.AF_UNIX)).bind(str(path))
+        elif what == "file":
+            path.write_text("precious")
+        elif what == "link":
+            path.symlink_to("/nowhere")
+        server.stop()
+        assert os.path.lexists(path) == (what != "nothing")
+
+
+def test_the_socket_goes_with_its_balancer(path: Path) -> None:
+    config = parse_config(f"web: {{listen_address: '127.0.0.1:0', socket: {path}}}", "config").web
+    server = WebServer.open(Starlette(), config)
+    assert path.is_socket()
+    server.start()
+    server.stop()
+    assert not path.exists()
+
+
 def test_a_socket_that_nothing_is_accepted_from_does_not_hold_up_the_start(path: Path) -> None:
     config = parse_config(f"web: {{socket: {path}}}", "config").web
     with ExitStack() as opened:

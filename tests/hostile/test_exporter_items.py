@@ -58,6 +58,8 @@ class Libvirtd:
         self.odd: set[str] = set()  # those whose statistics cannot be read
         self.stopped = False
         self.version: Any = 7_002_000
+        self.capabilities: Any = "<capabilities/>"
+        self.twice: set[str] = set()  # those that are in a list two times
         self._change = threading.Condition()
 
     def handle(self, uuid: str) -> Any:
@@ -72,7 +74,8 @@ class Libvirtd:
     def connection(self) -> Any:
         def states(*_: Any) -> Any:
             self.wait(self.names)
-            return [(self.handle(uuid), {"state.state": state}) for uuid, state in self.states.items()]
+            uuids = [*self.states, *self.twice]
+            return [(self.handle(uuid), {"state.state": self.states[uuid]}) for uuid in uuids]
 
         return SimpleNamespace(
             getAllDomainStats=states,
@@ -80,7 +83,7 @@ class Libvirtd:
             getVersion=lambda: answer(self.version),
             getHostname=lambda: "h1",
             getType=lambda: "QEMU",
-            getCapabilities=lambda: "<capabilities/>",
+            getCapabilities=lambda: answer(self.capabilities),
             domainListGetStats=self.stats,
         )
 
@@ -189,6 +192,46 @@ def test_the_hypervisors_version_is_not_needed_for_a_list(libvirtd: Libvirtd, ca
     facts, complete = session._host_facts(libvirtd.connection(), HostFacts(hypervisor="QEMU 7.2.0"), print)
     assert (facts.hostname, facts.hypervisor, facts.libvirt_version, complete) == ("h1", "QEMU 7.2.0", "9.0.0", False)
     assert session._host_facts(libvirtd.connection(), HostFacts(), print)[0].hypervisor == "QEMU"
+
+
+def test_a_list_with_a_domain_twice_or_with_one_name_for_two_is_a_list(libvirtd: Libvirtd) -> None:
+    libvirtd.twice.add("01")
+    libvirtd.names["02"] = libvirtd.names["03"]
+    text = page(Listed().list(time.monotonic()))
+    assert text.count("\nvirtpoise_domain_running{") == 4
+
+
+@pytest.mark.parametrize("number", ["-1", "nan", "1e3", "9" * 30, "9" * 400, "9" * 4300, "9" * 5000])
+@pytest.mark.parametrize(
+    "xml",
+    [
+        "<domain><vcpu>{}</vcpu><memory>4</memory></domain>",
+        "<domain><vcpu current='{}'>2</vcpu><memory>4</memory></domain>",
+        "<domain><vcpu>2</vcpu><memory>{}</memory></domain>",
+        "<domain><vcpu>2</vcpu><memory>4</memory><currentMemory unit='GiB'>{}</currentMemory></domain>",
+        "<domain><memoryBacking><hugepages><page size='{}'/></hugepages></memoryBacking></domain>",
+        "<domain><memoryBacking><hugepages/></memoryBacking><cpu><numa><cell memory='{}'/></numa></cpu></domain>",
+        "<domain><devices><memballoon><stats period='{}'/></memballoon></devices></domain>",
+    ],
+)
+def test_a_number_that_no_domain_has_takes_that_domains_facts_alone(libvirtd: Libvirtd, xml: str, number: str) -> None:
+    """A figure of 400 digits ended Prometheus' whole scrape, and one of 4300 the exporter's page."""
+    libvirtd.xml["01"] = xml.format(number)
+    text = page(Listed().list(time.monotonic()))
+    assert text.count("\nvirtpoise_domain_vcpus{") == 3
+    assert text.count("\nvirtpoise_domain_facts_age_seconds{") == 1
+    assert all(len(line) < 200 for line in text.splitlines() if not line.startswith("#"))
+
+
+@pytest.mark.parametrize("capabilities", ["<capabilities>", "<a/>" * 2**20, "<a>" * 100_000, error_of(1)])
+def test_odd_capabilities_hide_nothing_else_of_the_host(libvirtd: Libvirtd, capabilities: Any) -> None:
+    """A tree takes 50 times its text: 4 MiB, the most that libvirt passes on, ended the exporter under its unit."""
+    libvirtd.capabilities = capabilities
+    said: list[str] = []
+    facts, complete = session._host_facts(libvirtd.connection(), HostFacts(cpu_model="before"), said.append)
+    assert (facts.hostname, facts.cpu_model, facts.libvirt_version, complete) == ("h1", "before", "9.0.0", False)
+    assert len(said) == 1
+    assert said[0].startswith("libvirt answers, but not about the host's capabilities: ")
 
 
 # ---- domains that libvirt holds locked
@@ -475,6 +518,17 @@ def test_names_cannot_steer_a_terminal_through_the_log() -> None:
         assert line.isprintable()
         assert r"\u001b[2J\u202e\n\udcff" in line
     assert json.loads(_Formatter("json").format(record))["msg"] == f"domain {name}"
+
+
+@pytest.mark.parametrize("style", ["logfmt", "json"])
+def test_a_message_of_megabytes_is_a_short_line_and_not_kept(libvirtd: Libvirtd, style: Any) -> None:
+    import logging
+
+    record = logging.LogRecord("virtpoise_exporter", logging.WARNING, "", 0, "%s", ("\x1b" * 4_000_000,), None)
+    assert len(_Formatter(style).format(record)) < 13_000  # an escape takes six
+    made = Listed().session
+    made._complain("x" * 4_000_000)
+    assert [len(one) for one in made._complaints] == [2003]
 
 
 def test_the_recorded_host_has_names_as_libvirt_writes_them() -> None:

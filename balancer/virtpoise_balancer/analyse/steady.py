@@ -30,6 +30,9 @@ _MOST_SAMPLES = 30
 _LEAST_MEANS = 4
 # How many times the newest N the samples are that are joined.
 _LONGER = (1, 2, 4, 8)
+# How many times what independent samples would have it vary by a mean varies at most, if the load wanders (an
+# autoregressive process of any memory: up to 2.25).
+_WANDERING = 2.0
 # The median of the absolute values of a normal distribution, in standard deviations.
 _MEDIAN = NormalDist().inv_cdf(0.75)
 
@@ -54,9 +57,8 @@ def steady(
 
     ``windows``: each host's samples, newest last. ``cpus``: hosts. ``counted``: how many of the newest ``count`` were
     taken since the host's domains changed, at least 1 (hosts); those before count where the load is the same.
-    ``saturation``: the load from which on a host hides
-    demand. ``coverage``: the share of measurements that are to lie within the noise, each taken of twice as many
-    samples.
+    ``saturation``: the load from which on a host hides demand. ``coverage``: the share of measurements that are to lie
+    within the noise, each taken of twice as many samples.
     """
     level, noise = np.zeros(len(windows)), np.full(len(windows), NOISE_RATIO)
     deviations = NormalDist().inv_cdf((1 + coverage) / 2)
@@ -67,7 +69,7 @@ def steady(
             continue
         full = level[rows] >= saturation
         means = _means(samples, count)
-        reach = deviations * _jitter(samples, count)
+        reach = deviations * _jitter(samples, means, count)
         level[rows], share = _joined(samples, count, level[rows], reach, count / first)
         known = np.hypot(deviations * _apart(means, count) * np.sqrt(share + 1 / 2), NOISE_RATIO / np.sqrt(cpus[rows]))
         noise[rows] = np.where(full, NOISE_RATIO, np.minimum(known, NOISE_RATIO))
@@ -94,14 +96,21 @@ def _apart(means: Floats, count: int) -> Floats:
     return _deviation(after - means[:, : -2 * count])
 
 
-def _jitter(samples: Floats, count: int) -> Floats:
-    """The standard deviation of a mean of ``count`` by how far samples are from between their neighbours (hosts).
+def _jitter(samples: Floats, means: Floats, count: int) -> Floats:
+    """The standard deviation of a mean by its distance from between its neighbours, which no drift moves (hosts).
 
-    No drift moves that distance, and a step from one load to another moves it for three samples only. Of means it would
-    move most, where there are few. For a load that wanders it is too small, so that fewer means are joined.
+    A step from one load to another moves that distance for many means, and for three samples only. So it is at most
+    what single samples allow for.
     """
-    jitter: Floats = _deviation(samples[:, 1:-1] - (samples[:, :-2] + samples[:, 2:]) / 2) / np.sqrt(count)
-    return jitter
+    of_means = _bend(means, count)
+    most: Floats = _WANDERING * _bend(samples, 1) / np.sqrt(count)
+    return np.minimum(of_means, most)
+
+
+def _bend(values: Floats, apart: int) -> Floats:
+    """The standard deviation of values by how far each is from between those ``apart`` before and after it (hosts)."""
+    middle = (values[:, : -2 * apart] + values[:, 2 * apart :]) / 2
+    return _deviation(values[:, apart:-apart] - middle)
 
 
 def _deviation(differences: Floats) -> Floats:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -19,6 +19,7 @@ import structlog
 from virtpoise_balancer.clock import Clock
 from virtpoise_balancer.errors import LibvirtError, Refused, StoreError
 from virtpoise_balancer.execute.elsewhere import Elsewhere
+from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.hosts import Completed, Hosts
 from virtpoise_balancer.execute.questions import confirmed, presence, running_job
 from virtpoise_balancer.execute.stale import StaleCopies
@@ -29,7 +30,7 @@ from virtpoise_balancer.execute.verdict import (
     Arrived,
     StillOpen,
     Verdict,
-    is_away,
+    may_be_elsewhere,
     reconcile,
 )
 from virtpoise_balancer.execute.volumes import CreatedVolumes, VolumeJournal
@@ -70,8 +71,8 @@ class Journal(VolumeJournal, Protocol):
         """Write an end. One that contradicts an earlier end corrects it, where the world may have gone on since."""
         ...
 
-    def reopen(self, migration_id: int, why: str) -> None:
-        """Take an end back."""
+    def reopen(self, migration_id: int, why: str, *, doubled: bool) -> None:
+        """Take an end back, if there is one. ``doubled``: the domain is active on two hosts."""
         ...
 
 
@@ -110,6 +111,7 @@ class Reconciler:
     _asking: dict[int, Thread] = field(default_factory=dict)
     _requested: dict[int, Requested] = field(default_factory=dict)
     _started: set[int] = field(default_factory=set)  # entries whose domain was started on its destination by `_start`
+    _doubled: set[int] = field(default_factory=set)  # entries whose domain was active on two hosts
     _unwritten: dict[int, tuple[Move, MigrationOutcome]] = field(default_factory=dict)
     _asked_since: dict[int, float] = field(default_factory=dict)  # on the monotonic clock, by the id in the journal
     _found: dict[int, StillOpen] = field(default_factory=dict)
@@ -147,8 +149,6 @@ class Reconciler:
     def settle(self, entry: JournalEntry) -> MigrationOutcome | StillOpen:
         """Ask the world once; write the end if there is one."""
         found = self._ask(entry)
-        if not isinstance(found, StillOpen):
-            found = self._stale.only_copy(self.hosts(), entry) or found
         if isinstance(found, Arrived):
             found = self._start(entry)
         if isinstance(found, StillOpen):
@@ -173,6 +173,7 @@ class Reconciler:
         if not outcome.lost:  # what libvirt has answered still counts when the domain is found again
             self._requested.pop(migration_id, None)
         self._started.discard(migration_id)
+        self._doubled.discard(migration_id)
         self._stale.forget(migration_id)
         self._found.pop(migration_id, None)
         self._open.pop(migration_id, None)
@@ -298,23 +299,29 @@ class Reconciler:
             here, there = answers[move.source], answers[move.destination]
             job = running_job(hosts, move.source, move.uuid)
         others: dict[str, Answer] = {}
-        if not isinstance(job, Progress) and is_away(here, there):
-            others = self._elsewhere.presences(set(self._group) - {move.source, move.destination}, move.uuid)
         requested = self._requested.get(entry.id, _NOT_SEEN)
+        has_arrived = there is Presence.PAUSED and requested.answered and requested.why is None
+        if not isinstance(job, Progress) and may_be_elsewhere(here, there) and not has_arrived:
+            others = self._elsewhere.presences(set(self._group) - {move.source, move.destination}, move.uuid)
         # That it began may be dated by a clock that was ahead.
         asked_since = self._asked_since.setdefault(entry.id, self.clock.monotonic())
         waited = self.clock.monotonic() - asked_since >= LATE_SECONDS
         spent = requested.answered or requested.over or waited
-        return reconcile(entry, job, here, there, others, self.clock.now(), spent=spent)
+        known = replace(entry, doubled=entry.doubled or entry.id in self._doubled)
+        return reconcile(known, job, here, there, others, self.clock.now(), spent=spent)
 
     def _keep_open(self, entry: JournalEntry, found: StillOpen) -> StillOpen:
         if found.kind is UnsettledKind.TWICE:
+            self._doubled.add(entry.id)
             found = self._stale.secured(self.hosts(), entry, found, started=self._was_started(entry))
         self._found[entry.id] = found
-        contradicts = found.progress is not None or found.kind in (UnsettledKind.TWICE, UnsettledKind.WAITING)
+        doubled = found.kind is UnsettledKind.TWICE
+        contradicts = found.progress is not None or doubled or found.kind is UnsettledKind.WAITING
         if entry.result is not None and not entry.lost and contradicts:
             log.warning("the end of a migration is taken back", domain=entry.move.domain, why=found.text)
-            self.journal.reopen(entry.id, found.text)
+            self.journal.reopen(entry.id, found.text, doubled=doubled)
+        elif doubled and not entry.doubled:
+            self.journal.reopen(entry.id, found.text, doubled=True)
         return found
 
     def _was_started(self, entry: JournalEntry) -> bool | None:
@@ -330,6 +337,7 @@ class Reconciler:
         move = entry.move
         requested = self._requested.get(entry.id, _NOT_SEEN)
         figures, why = Completed(), ""
+        cause = Cause.STOPPED if verdict.shut_off else requested.cause
         if verdict.result is Result.DONE:
             why = self._tidied(entry, verdict)
             with contextlib.suppress(LibvirtError):
@@ -340,7 +348,7 @@ class Reconciler:
         return MigrationOutcome(
             result=verdict.result,
             why=why,
-            cause=None if verdict.result is Result.DONE else requested.cause,
+            cause=None if verdict.result is Result.DONE else cause,
             seconds=figures.seconds if requested.seconds is None else requested.seconds,
             downtime_seconds=None if downtime is None else downtime + (requested.waited_seconds or 0.0),
             transferred_bytes=figures.transferred_bytes,

@@ -12,7 +12,7 @@ from virtpoise_balancer.execute.facts import Presence
 from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.execute.questions import descriptions, presence
 from virtpoise_balancer.execute.verdict import SETTLED, StillOpen, stale_copy
-from virtpoise_balancer.model import JournalEntry, UnsettledKind
+from virtpoise_balancer.model import JournalEntry
 
 log = structlog.get_logger()
 
@@ -43,17 +43,6 @@ class StaleCopies:
         if entry.id in self._suspended:
             copies += f". The copy on {self._suspended[entry.id]} is stale, and was suspended"
         return replace(found, text=f"{found.text}. {copies}")
-
-    def only_copy(self, hosts: Hosts, entry: JournalEntry) -> StillOpen | None:
-        """That the copy which was suspended is the only one left, or None.
-
-        What became of the other one is not known here, and this one may be stale: a person resumes it or does not.
-        """
-        move, where = entry.move, self._suspended.get(entry.id)
-        if where is None or presence(hosts, where, move.uuid) is not Presence.PAUSED:
-            return None
-        text = f"{move.domain} was suspended on {where} as a stale copy, and is now active nowhere else"
-        return StillOpen(kind=UnsettledKind.WAITING, hosts=(move.source, move.destination), text=text)
 
     def _suspend(self, hosts: Hosts, entry: JournalEntry, stale: str) -> str | None:
         """Suspend the stale copy. Why that was not done, or None."""

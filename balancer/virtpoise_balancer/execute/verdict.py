@@ -39,7 +39,8 @@ class Verdict:
     """How the migration ended. ``places``: where the domain is, in words.
 
     ``lost``: it is active on no host, and no one seems to have meant that. ``leftover``: its old definition is still on
-    the source. ``elsewhere``: it is active, and not on the destination.
+    the source. ``elsewhere``: it is active, and not on the destination. ``shut_off``: it failed since the domain was
+    shut off or destroyed on the source.
     """
 
     result: Result
@@ -47,6 +48,7 @@ class Verdict:
     lost: bool = False
     leftover: bool = False
     elsewhere: bool = False
+    shut_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,8 @@ def reconcile(
     for answer in (job, here, there):
         if isinstance(answer, Silent):
             return _open(entry, UnsettledKind.UNKNOWN, f"{name} has no known end: {answer.why}", silent=True)
+    if entry.is_open and entry.left_from is None and (why := _may_be_old(entry, here, there)):
+        return _open(entry, UnsettledKind.WAITING, why)
     if there is Presence.PAUSED and entry.is_open and entry.left_from is None:  # no job could start it on the source
         return Arrived()
     if Presence.MIGRATING in (here, there):
@@ -123,6 +127,18 @@ def reconcile(
     return _away(entry, here, there, others, places)
 
 
+def _may_be_old(entry: JournalEntry, here: Answer, there: Answer) -> str | None:
+    """That the only copy left is paused and may be older than its disks, so that only a person resumes it; or None."""
+    move = entry.move
+    choose = "its disks may have gone on without this copy, so only a person resumes it"
+    if entry.doubled and Presence.PAUSED in (here, there):
+        where = move.destination if there is Presence.PAUSED else move.source
+        return f"{move.domain} was active on two hosts at once, and is now paused on {where} alone; {choose}"
+    if there is Presence.PAUSED and here in (Presence.SHUT_OFF, Presence.DESTROYED):
+        return f"{move.domain} is {here} on {move.source}, and paused on {move.destination}; {choose}"
+    return None
+
+
 def _away(entry: JournalEntry, here: Answer, there: Answer, others: Mapping[str, Answer], places: str) -> Verdict:
     """The verdict where the domain is active on neither end."""
     went_on = entry.left_from == entry.move.destination
@@ -136,7 +152,7 @@ def _away(entry: JournalEntry, here: Answer, there: Answer, others: Mapping[str,
     if here is Presence.ABSENT and there in (Presence.SHUT_OFF, Presence.DESTROYED):
         return Verdict(result=Result.DONE, places=f"{places} since")
     if here is Presence.SHUT_OFF:  # a definition that was on the destination before says nothing
-        return Verdict(result=Result.FAILED, places=places)
+        return Verdict(result=Result.FAILED, places=places, shut_off=True)
     if here is there is Presence.ABSENT:
         for host, answer in others.items():
             if answer in (Presence.SHUT_OFF, Presence.DESTROYED):
@@ -145,7 +161,8 @@ def _away(entry: JournalEntry, here: Answer, there: Answer, others: Mapping[str,
     unheard = f"; no answer from {', '.join(silent[:_MOST_NAMED])}" if silent else ""
     if len(silent) > _MOST_NAMED:
         unheard += f" and {len(silent) - _MOST_NAMED} more"
-    return Verdict(result=Result.FAILED, places=f"{places}, active on no host{unheard}", lost=True)
+    shut_off = here is Presence.DESTROYED
+    return Verdict(result=Result.FAILED, places=f"{places}, active on no host{unheard}", lost=True, shut_off=shut_off)
 
 
 def stale_copy(entry: JournalEntry, running: tuple[str, ...], *, started: bool | None) -> str | None:
@@ -160,9 +177,12 @@ def stale_copy(entry: JournalEntry, running: tuple[str, ...], *, started: bool |
     return move.source if started else move.destination
 
 
-def is_away(here: Answer, there: Answer) -> bool:
-    """Whether both ends answer and neither has the domain active, so that the other hosts are to be asked."""
-    return not any(isinstance(answer, Silent) or answer in ACTIVE for answer in (here, there))
+def may_be_elsewhere(here: Answer, there: Answer) -> bool:
+    """Whether both ends answer and the domain runs on neither, so that the other hosts are to be asked: what is paused
+    on the destination may have been left there, and the domain have been migrated on from its source by others.
+    """
+    here_active, there_active = (isinstance(answer, Silent) or answer in ACTIVE for answer in (here, there))
+    return not here_active and (not there_active or there is Presence.PAUSED)
 
 
 def _open(

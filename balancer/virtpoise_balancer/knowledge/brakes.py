@@ -51,7 +51,7 @@ def pull(connection: Connection, brake: Brake, group: str) -> None:
 
 
 def track_record(connection: Connection, since: float, group: str, broken: list[str]) -> TrackRecord:
-    """What ended after ``since`` (Unix seconds), without what the balancer ended because it stopped."""
+    """What ended after ``since`` (Unix seconds), without what was stopped (``Cause``)."""
     return TrackRecord(
         others=others.since(connection, since, group, broken),
         migrations=tuple(

@@ -202,8 +202,13 @@ def end(connection: Connection, migration_id: int, outcome: MigrationOutcome, no
     return written
 
 
-def reopen(connection: Connection, migration_id: int, why: str) -> None:
-    """Take the end of a migration back, unless the domain's next one has begun. ``why``: what contradicts it."""
+def reopen(connection: Connection, migration_id: int, why: str, *, doubled: bool) -> None:
+    """Take the end of a migration back, unless the domain's next one has begun. ``why``: what contradicts it.
+
+    ``doubled``: the domain is active on two hosts, which is written down even where there is no end.
+    """
+    if doubled:
+        connection.execute(_CHANGE, {"migration_id": migration_id, "doubled": True})
     before = _ONE.row(connection, [], migration_id=migration_id)
     if before is not None and before.result is not None and not _has_moved_on(connection, before.uuid, migration_id):
         text = f"corrected, was {before.result}: {before.why}; then {why}"
@@ -237,6 +242,7 @@ def watched(connection: Connection, now: float, group: str | None, broken: list[
             result=_result(row),
             lost=bool(row.lost),
             left_from=left_from,
+            doubled=bool(row.doubled),
             ended=row.ended,
             volumes=volumes,
             volumes_created=created,

@@ -115,6 +115,7 @@ migrations = Table(
     Column("dirty_bytes_per_second", Float),
     # the domain ran on neither host afterwards and has not been seen running since
     Column("lost", Boolean, nullable=False, server_default="0"),
+    Column("doubled", Boolean, nullable=False, server_default="0"),  # the domain was active on two hosts since it began
     Column("term", Integer),  # of the leader that wrote it down, or whose it was when it began
     Column("volumes", Text),  # JSON, a list of paths: created on the destination and to be deleted if it fails
     _group(),

@@ -274,10 +274,10 @@ class Store:
         with self._leading() as connection:
             return journal.end(connection, migration_id, outcome, self.clock.now())
 
-    def reopen(self, migration_id: int, why: str) -> None:
-        """The end of a journalled migration was none. ``why``: what contradicts it."""
+    def reopen(self, migration_id: int, why: str, *, doubled: bool = False) -> None:
+        """The end of a journalled migration was none. ``why``: what contradicts it. ``doubled``: as of the journal."""
         with self._leading() as connection:
-            journal.reopen(connection, migration_id, why)
+            journal.reopen(connection, migration_id, why, doubled=doubled)
 
     def redate(self, now: float) -> None:
         """Date to ``now`` what was written by a clock that was ahead: it must not count for longer than it lasts."""

@@ -19,8 +19,9 @@ class JournalEntry:
 
     ``began``: in Unix seconds, None before it begins. ``result``: None while its end is not known. ``lost``: the domain
     ran nowhere when it ended, and has not been accounted for since. ``left_from``: the source of the domain's next
-    migration that began, if any. ``ended``: in Unix seconds, as far as it is known. ``volumes``: what was created for
-    copies of its disks on the destination and is to be deleted, now that the migration has failed for good; not
+    migration that began, if any. ``doubled``: the domain was active on two hosts since it began, so a paused copy may
+    be older than its disks. ``ended``: in Unix seconds, as far as it is known. ``volumes``: what was created for copies
+    of its disks on the destination and is to be deleted, now that the migration has failed for good; not
     ``volumes_created``: only about to be created when it was written down.
     """
 
@@ -30,6 +31,7 @@ class JournalEntry:
     result: Result | None = None
     lost: bool = False
     left_from: str | None = None
+    doubled: bool = False
     ended: float | None = None
     volumes: tuple[str, ...] = ()
     volumes_created: bool = True

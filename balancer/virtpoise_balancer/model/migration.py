@@ -27,7 +27,7 @@ class Cause(StrEnum):
     REFUSED = "refused"  # libvirt refused it before anything was copied
     OBSTACLE = "obstacle"  # one of the hosts spoke against it before it began
     SLOW = "slow"  # it did not end in time
-    STOPPED = "stopped"  # the balancer had to stop: that teaches nothing
+    STOPPED = "stopped"  # the balancer had to stop, or the domain was shut off or destroyed: that teaches nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

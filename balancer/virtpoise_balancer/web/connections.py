@@ -162,10 +162,10 @@ class Connections:
 
 
 class Listener(socket.socket):
-    """A listening socket that accepts within the bounds. ``file``: device and inode of a Unix socket's file."""
+    """A listening socket that accepts within the bounds."""
 
     connections: Connections
-    file: tuple[int, int] | None = None
+    file: tuple[int, int] | None = None  # of a Unix socket: the device and the number of its file
 
     def listen(self, _backlog: int = QUEUED, /) -> None:
         """The server asks for a queue as long as it accepts at once."""

@@ -105,10 +105,10 @@ class WebServer:
         return any(server.should_exit for server, _ in self._serving)
 
     def stop(self) -> None:
-        for _, listening in self._serving:
-            if listening.family == socket.AF_UNIX and listening.fileno() >= 0:
-                _remove_own(self._web.socket, listening)
-        for server, _ in self._serving:
+        for server, listening in self._serving:
+            # While it is open no other file has its number. What has taken its place stays.
+            if listening.file is not None and listening.file == _file_at(self._web.socket):
+                self._web.socket.unlink(missing_ok=True)
             server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(timeout=5)
@@ -198,6 +198,15 @@ def _listen_at(path: Path, group: str | None) -> Listener:
     return listening
 
 
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Which file the path names, links not followed: its device and number. None where there is none."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _remove_stale(path: Path) -> None:
     """Remove the socket of a balancer that was killed. OSError when another one answers there, or it is no socket."""
     try:
@@ -215,25 +224,6 @@ def _remove_stale(path: Path) -> None:
             raise OSError(errno.EADDRINUSE, "another balancer listens there, and answers nothing") from None
         else:
             raise OSError(errno.EADDRINUSE, "another balancer listens there")
-
-
-def _remove_own(path: Path, listening: Listener) -> None:
-    """Remove this balancer's socket. What has come to stand in its place is another's, and stays.
-
-    Call before it is closed: from then on another file may have its inode.
-    """
-    try:
-        if _file_at(path) == listening.file:
-            path.unlink()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        log.warning("the socket for local commands cannot be removed", path=str(path), why=error.strerror)
-
-
-def _file_at(path: Path) -> tuple[int, int]:
-    found = path.lstat()
-    return found.st_dev, found.st_ino
 
 
 def _said(error: OSError) -> str:

@@ -13,7 +13,7 @@ from xml.etree.ElementTree import ParseError
 import libvirt
 
 from virtpoise_exporter.clock import SYSTEM, Clock
-from virtpoise_exporter.log import log
+from virtpoise_exporter.log import log, shortened
 from virtpoise_exporter.virt.model import Domain, Facts, Forward, HostFacts, Inventory
 from virtpoise_exporter.virt.questions import UNREADABLE, HeldUpError, Questions, text_of
 from virtpoise_exporter.virt.xml import domain_facts, host_cpu, network_forward
@@ -294,6 +294,7 @@ class Session:
             time.sleep(_FACTS_SECONDS)
 
     def _complain(self, reason: str) -> None:
+        reason = shortened(reason)
         if reason not in self._complaints and len(self._complaints) < _MOST_COMPLAINTS:
             self._complaints.add(reason)
             log.warning("%s", reason)

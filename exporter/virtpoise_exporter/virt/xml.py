@@ -19,13 +19,10 @@ _PLACEMENT_RULES = ("together", "apart", "only-on", "never-on", "prefer", "ignor
 _MOST_RULES = 16
 _LONGEST_VALUE = 128
 _MOST_NODES = 1024
-# More than any host has.
-_MOST_VCPUS = 2**16
-_MOST_BYTES = 2**63 - 1
-# Beyond these a description, also of a host, or what metadata says of placement, is not parsed: a tree takes 50 times
-# its text.
+# Beyond these a description, or what its metadata says of placement, is not parsed: a tree takes 50 times its text.
 _MOST_DESCRIPTION = 2**20
 _MOST_PLACEMENT = 2**16
+_MOST = 2**64 - 1
 
 _UNITS = {
     "bytes": 1,
@@ -150,23 +147,24 @@ def _placement(element: ElementTree.Element | None) -> tuple[tuple[str, str], ..
 def _vcpus(element: ElementTree.Element | None) -> int:
     if element is None:
         return 0
-    return _figure(element.get("current") or element.text or 0, _MOST_VCPUS)
+    return _number(element.get("current") or element.text or 0)
 
 
 def _memory(element: ElementTree.Element | None) -> int:
     if element is None:
         return 0
-    return _bytes(element.text or 0, element.get("unit", "KiB"))
+    return _size(element.text or 0, element)
 
 
-def _bytes(text: str | int, unit: str) -> int:
-    return _figure(text, _MOST_BYTES) * _UNITS.get(unit, 1024)
+def _size(number: str | int, element: ElementTree.Element) -> int:
+    return _number(number) * _UNITS.get(element.get("unit", "KiB"), 1024)
 
 
-def _figure(text: str | int, most: int) -> int:
-    """The number. ValueError for one that no domain has: as a series, it would take the whole page."""
-    if not 0 <= (number := int(text)) <= most:
-        raise ValueError(f"a figure is not from 0 to {most}")
+def _number(text: str | int) -> int:
+    """Raises ValueError also for what libvirt does not count to: Prometheus refuses a page with a larger figure."""
+    number = int(text)
+    if not 0 <= number <= _MOST:
+        raise ValueError(f"expected a number from 0 to {_MOST}")
     return number
 
 
@@ -179,13 +177,13 @@ def _hugepages(root: ElementTree.Element) -> tuple[tuple[int, int], ...]:
         return ()
     rest = _memory(root.find("memory"))
     cells = {
-        int(cell.get("id", number)): _bytes(cell.get("memory", 0), cell.get("unit", "KiB"))
+        int(cell.get("id", number)): _size(cell.get("memory", 0), cell)
         for number, cell in enumerate(root.iterfind("cpu/numa/cell"))
     }
     found: dict[int, int] = {}
     elsewhere: int | None = None if asked.findall("page") else 0
     for page in asked.iterfind("page"):
-        size = _bytes(page.get("size", 0), page.get("unit", "KiB"))
+        size = _size(page.get("size", 0), page)
         if nodes := page.get("nodeset"):
             memory = sum(cells.get(node, 0) for node in numbers(nodes))
             found[size] = found.get(size, 0) + memory
@@ -208,7 +206,7 @@ def numbers(nodeset: str) -> set[int]:
 
 
 def _period(element: ElementTree.Element | None) -> int:
-    return _figure(element.get("period", 0), _MOST_BYTES) if element is not None else 0
+    return _number(element.get("period", 0)) if element is not None else 0
 
 
 def _disk(element: ElementTree.Element) -> str:

@@ -62,7 +62,7 @@ class ModelRequest:
                     kernel.sleep(0.02)
                     self.hosts.linger(self.job.destination, world.machines[self.job.destination].slow_seconds)
                     if not world.images_held:
-                        world.resume(self.uuid, self.job.destination)
+                        world.start(self.uuid, self.job.destination)
                     self.waited_seconds = 0.02
                 return True
             if world.machines[self.source].daemon == "dead" or not world.machines[self.source].powered:
@@ -213,7 +213,7 @@ class ModelHosts:
                 raise LibvirtError(
                     "internal error: unable to execute QEMU command 'cont': Failed to get \"write\" lock"
                 )
-            self.world.resume(uuid, host)
+            self.world.start(uuid, host)
 
         self._do(host, do, "a start", uuid)
 

@@ -270,6 +270,8 @@ class Job:
         source = self.world.machines[self.source].copies.get(self.uuid)
         if source is not None and source.state is Presence.MIGRATING and source.job is None:
             self.world.put(self.uuid, self.source, Presence.RUNNING)
+            if self.arrived:
+                self.world.disk_is_stale(self)
         if "keepalive" not in error:
             self._drop_incoming()
 

@@ -303,8 +303,8 @@ class Oracle:
     def _left_definitions(self, uuid: str, journal: list[Entry]) -> set[str]:
         """The hosts where a failed migration of the balancer has left its definition, as the journal says.
 
-        The host had finished it and lost its power before the source heard of that. A person must remove it: the
-        balancer cannot know whether it was there before.
+        The host had finished it, and lost its power or had it shut off before the source heard of that. A person must
+        remove it: the balancer cannot know whether it was there before.
         """
         finished = {
             job.destination
@@ -317,7 +317,7 @@ class Oracle:
             if one.uuid == uuid
             and one.destination in finished
             and one.result == "failed"
-            and f"defined on {one.destination}" in one.why
+            and any(f"{state} on {one.destination}" in one.why for state in (Presence.DEFINED, Presence.SHUT_OFF))
         }
 
     def _is_ours(self, uuid: str) -> bool:

@@ -40,10 +40,14 @@ class Daemon(StrEnum):
 
 @dataclass(eq=False)
 class Copy:
-    """A domain on one host: its process, its definition, or both."""
+    """A domain on one host: its process, its definition, or both.
+
+    ``old``: paused, and the domain has run on another host since.
+    """
 
     state: Presence
     persistent: bool = True
+    old: bool = False
     job: Job | None = None  # on its destination, while it has not arrived
 
 
@@ -182,6 +186,11 @@ class World:
         before = copy.state
         copy.state = state
         copy.job = None
+        others = [one.copies[uuid] for one in self.machines.values() if uuid in one.copies and one.name != host]
+        runs_elsewhere = any(other.state is Presence.RUNNING for other in others)
+        copy.old = state is Presence.PAUSED and (copy.old or runs_elsewhere)
+        for other in others:
+            other.old = other.old or (state is Presence.RUNNING and other.state is Presence.PAUSED)
         if persistent is not None:
             copy.persistent = persistent
         if (state not in ACTIVE and not copy.persistent) or state is Presence.ABSENT:
@@ -237,6 +246,13 @@ class World:
     def resume(self, uuid: str, host: str) -> None:
         if self.places(uuid).get(host) is Presence.PAUSED:
             self.put(uuid, host, Presence.RUNNING)
+
+    def start(self, uuid: str, host: str) -> None:
+        """The balancer resumes it."""
+        copy = self.machines[host].copies.get(uuid)
+        if copy is not None and copy.old:
+            self.harm.append(f"{self.guests[uuid].name} was started on {host} from a memory older than its disks")
+        self.resume(uuid, host)
 
     def back_up(self, uuid: str, seconds: float) -> None:
         """A person aborts the domain's migration, if it is under way, and backs it up instead."""
@@ -302,8 +318,15 @@ class World:
         for job in self.jobs:
             if path in job.copies and job.destination == host and not job.over:
                 self.harm.append(f"{path} on {host} was deleted while a migration copies into it")
+        if any(disk_of(uuid) == path and copy.state in ACTIVE for uuid, copy in machine.copies.items()):
+            self.harm.append(f"{path} on {host} was deleted, which a domain there uses")
         machine.images.discard(path)
         machine.ours.discard(path)
+
+    def disk_is_stale(self, job: Job) -> None:
+        """The domain goes on where it came from, so what was copied for it is of no use any more."""
+        machine = self.machines[job.destination]
+        machine.ours |= machine.images.intersection(job.copies)
 
     def disk_arrives(self, job: Job) -> None:
         """The disk of a domain that has arrived is where it was copied to."""

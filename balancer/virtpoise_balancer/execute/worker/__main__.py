@@ -24,7 +24,7 @@ from xml.etree import ElementTree
 import libvirt
 
 from virtpoise_balancer.execute.worker import domains, leaving, migration, probe, storage
-from virtpoise_balancer.execute.worker.connection import LibvirtConnection, message, prepare
+from virtpoise_balancer.execute.worker.connection import LibvirtConnection, hidden_message, message, prepare
 
 _CALLS: Mapping[str, Callable[..., object]] = {
     "connect": lambda _connection: None,
@@ -98,7 +98,8 @@ def _reply(connection: LibvirtConnection, request: Mapping[str, Any]) -> bytes:
     except ElementTree.ParseError as error:
         return json.dumps({"error": f"libvirt's XML cannot be read: {error}"}).encode()
     except Exception as error:  # one host's odd answer ends no worker
-        return json.dumps({"error": f"unforeseen: {type(error).__name__}: {str(error)[:_MOST_SHOWN]}"}).encode()
+        unforeseen = f"unforeseen: {type(error).__name__}: {str(error)[:_MOST_SHOWN]}"
+        return json.dumps({"error": hidden_message(error) or unforeseen}).encode()
 
 
 def _plain(value: object) -> object:

@@ -68,7 +68,17 @@ class LibvirtConnection:
 
 def message(error: libvirt.libvirtError) -> str:
     """libvirt's message in one line. A host may send megabytes, which would be journalled, logged and shown."""
-    line = " ".join(text_of(lambda: error.get_error_message() or str(error)).split())
+    return _line(text_of(lambda: error.get_error_message() or str(error)))
+
+
+def hidden_message(error: Exception) -> str | None:
+    """The message of libvirt's error that libvirt-python could not decode, in one line; None where it is none."""
+    cause = error.__cause__ if isinstance(error, SystemError) else error
+    return _line(text_of(lambda: cause.object.decode())) if isinstance(cause, UnicodeDecodeError) else None
+
+
+def _line(text: str) -> str:
+    line = " ".join(text.split())
     return line if len(line) <= _MOST_MESSAGE else f"{line[:_MOST_MESSAGE]}..."
 
 

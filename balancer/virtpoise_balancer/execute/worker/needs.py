@@ -86,10 +86,10 @@ def needs(
 
 
 def parsed(description: str) -> ET.Element:
-    """The root of a description by libvirt, without metadata. ParseError; ValueError for one that is too long."""
+    """The root of what libvirt writes of anything, without metadata. ParseError, also where it is too large."""
     description = without_metadata(description)
     if len(description) > _MOST_DESCRIPTION:
-        raise ValueError(f"it has more than {_MOST_DESCRIPTION} characters")
+        raise ET.ParseError(f"it has more than {_MOST_DESCRIPTION} characters")
     return ET.fromstring(description)  # noqa: S314 - from the host's own libvirt
 
 

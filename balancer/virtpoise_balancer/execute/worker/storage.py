@@ -6,6 +6,7 @@ import contextlib
 import math
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -13,7 +14,7 @@ import libvirt
 
 from virtpoise_balancer.execute.facts import LARGEST_BYTES, Pool
 from virtpoise_balancer.execute.worker.connection import UNREADABLE, message, text_of
-from virtpoise_balancer.execute.worker.needs import parsed, without_metadata
+from virtpoise_balancer.execute.worker.needs import parsed
 
 # Pools that list all that their folder holds, so that what they do not list is not there.
 _WHOLE_FOLDERS = ("dir", "fs", "netfs", "logical", "zfs", "vstorage")
@@ -30,12 +31,9 @@ class StorageError(Exception):
 
 
 def pools(connection: libvirt.virConnect, *, free: bool) -> dict[str, Pool] | None:
-    """The active pools by name; None where libvirt does not list them now. ``free``: with what is free in them.
-
-    One that cannot be described is there all the same, and nothing is known of its storage.
-    """
+    """The active pools by name; None where libvirt does not list them now. ``free``: with what is free in them."""
     try:
-        return {text_of(one.name): _pool(one, free=free) or Pool(type="") for one in _active(connection)}
+        return {text_of(one.name): pool for one, pool in _described(connection, free=free)}
     except libvirt.libvirtError as error:
         return {} if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT else None
 
@@ -134,7 +132,7 @@ def _create(by_folder: Mapping[str, libvirt.virStoragePool], disk: Mapping[str, 
     volume = ET.Element("volume")
     ET.SubElement(volume, "name").text = name
     ET.SubElement(volume, "capacity", unit="bytes").text = str(capacity)
-    if ET.fromstring(text_of(pool.XMLDesc)).get("type") in _SPARSE:  # noqa: S314 - from the host's own libvirt
+    if parsed(text_of(pool.XMLDesc)).get("type") in _SPARSE:
         ET.SubElement(volume, "allocation", unit="bytes").text = "0"
     ET.SubElement(ET.SubElement(volume, "target"), "format", type=disk["format"])
     # libvirt creates no volume where one is, or a file that it has not seen yet.
@@ -159,15 +157,14 @@ def _volume_at(connection: libvirt.virConnect, path: str) -> libvirt.virStorageV
 
 def _disks(description: str) -> Iterator[tuple[str, str]]:
     """What a domain's disks are on, backing images included: a path with an empty pool, or a volume with its pool."""
-    # Not what others wrote into it: libvirt keeps there what cannot be parsed, and megabytes.
-    for source in ET.fromstring(without_metadata(description)).iter("source"):  # noqa: S314 - from the host's own libvirt
+    for source in parsed(description).iter("source"):
         yield "", source.get("file") or source.get("dev") or ""
         yield source.get("pool", ""), source.get("volume", "")
 
 
 def _changed_at(volume: libvirt.virStorageVol) -> float:
     """When the volume has last changed (Unix seconds, by its host's clock); infinite where libvirt does not say."""
-    changed = ET.fromstring(text_of(volume.XMLDesc)).findtext("./target/timestamps/ctime")  # noqa: S314 - likewise
+    changed = parsed(text_of(volume.XMLDesc)).findtext("./target/timestamps/ctime")
     return float(changed) if changed else math.inf
 
 
@@ -177,12 +174,22 @@ def _active(connection: libvirt.virConnect) -> Iterator[libvirt.virStoragePool]:
 
 def _by_folder(connection: libvirt.virConnect) -> dict[str, libvirt.virStoragePool]:
     """The pools that hold all of a folder, by its path."""
-    found = {}
+    return {
+        pool.target: one
+        for one, pool in _described(connection, free=False)
+        if pool.target is not None and pool.type in _WHOLE_FOLDERS
+    }
+
+
+def _described(connection: libvirt.virConnect, *, free: bool) -> Iterator[tuple[libvirt.virStoragePool, Pool]]:
+    """The active pools. Of one whose description cannot be had or read only the name is known."""
     for one in _active(connection):
-        pool = _pool(one, free=False)
-        if pool is not None and pool.target is not None and pool.type in _WHOLE_FOLDERS:
-            found[pool.target] = one
-    return found
+        pool = Pool(type="")
+        with contextlib.suppress(libvirt.libvirtError, ET.ParseError, ValueError, *UNREADABLE):
+            pool = _pool(one)
+            if free:
+                pool = replace(pool, free_bytes=_free(one))
+        yield one, pool
 
 
 def _has(pool: libvirt.virStoragePool, image: str, name: str) -> bool:
@@ -195,26 +202,14 @@ def _has(pool: libvirt.virStoragePool, image: str, name: str) -> bool:
     return not image.startswith("/") or text_of(volume.path) == image
 
 
-def _pool(one: libvirt.virStoragePool, *, free: bool) -> Pool | None:
-    """The pool; None where libvirt does not describe it: it is gone by now, or odd."""
-    try:
-        described = parsed(text_of(one.XMLDesc))
-    except (libvirt.libvirtError, ET.ParseError, ValueError, *UNREADABLE):
-        return None
+def _pool(one: libvirt.virStoragePool) -> Pool:
+    described = parsed(text_of(one.XMLDesc))
     target = described.findtext("./target/path")
     return Pool(
         type=described.get("type", ""),
         target=None if target is None else posixpath.normpath(target),
         source=source_of(described),
-        free_bytes=_free_if_known(one) if free else None,
     )
-
-
-def _free_if_known(pool: libvirt.virStoragePool) -> int | None:
-    try:
-        return _free(pool)
-    except (libvirt.libvirtError, *UNREADABLE):
-        return None
 
 
 def _free(pool: libvirt.virStoragePool) -> int:

@@ -36,9 +36,10 @@ def _old_facts(run: Run, met: Met, seconds: float) -> None:
 def _unfit(run: Run, _met: Met, _seconds: float) -> None:
     """A host that a plan would choose takes no domain, to the end of the run. What it says of itself does not tell.
 
-    It is one that the others can do without, if there is any.
+    It is one that the others can do without, if there is any, also when domains that are down now run again.
     """
-    used = {host: run.world.used_cores(host) for host in run.hosts}
+    world = run.world
+    used = {host: sum(world.guests[uuid].cores for uuid in world.machines[host].copies) for host in run.hosts}
     first = run.hosts[0]  # the one that drains or is overloaded
     leaves = used[first] if run.draining else used[first] - run.limit_cores
     for host in sorted(run.hosts[1:], key=lambda host: (used[host], host)):
