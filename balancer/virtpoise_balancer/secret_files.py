@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import ssl
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from virtpoise_balancer.errors import BadInput
 
@@ -27,6 +29,25 @@ def check_secret(path: Path, field: str) -> None:
     keys.
     """
     _content(path, field)
+
+
+def check_certificate(cert: Path, key: Path | None, section: str) -> None:
+    """BadInput unless a certificate and its key can be used. ``section``: of the configuration, with both files.
+
+    ``key``: None: ``cert`` has it, too. A key with a passphrase is refused: OpenSSL would ask for that on the terminal,
+    and wait.
+    """
+    if key is not None:
+        check_secret(key, f"{section}.key_file")
+    both = f"{section}.cert_file, {section}.key_file: expected a certificate and its key"
+
+    def refuse() -> NoReturn:
+        raise BadInput(f"{both} without a passphrase")
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=refuse)
+    except OSError as error:
+        raise BadInput(f"{both}: {getattr(error, 'reason', None) or error.strerror or error}") from None
 
 
 def _content(path: Path, field: str) -> bytes:

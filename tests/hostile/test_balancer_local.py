@@ -161,6 +161,79 @@ def test_a_socket_that_nothing_is_accepted_from_does_not_hold_up_the_start(path:
     assert path.exists()
 
 
+def put_nothing(path: Path) -> None:
+    path.unlink()
+
+
+def put_a_file(path: Path) -> None:
+    path.unlink()
+    path.write_text("precious")
+
+
+def put_a_link(path: Path) -> None:
+    path.unlink()
+    (path.parent / "other").write_text("precious")
+    path.symlink_to(path.parent / "other")
+
+
+def put_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def put_another_balancers(path: Path) -> None:
+    path.unlink()
+    other = listen_locally(parse_config(f"web: {{socket: {path}}}", "config").web)
+    assert other is not None
+    other.close()  # its file stays
+
+
+@pytest.mark.parametrize(
+    ("put", "left"),
+    [
+        (None, False),
+        (put_nothing, False),
+        (put_a_file, True),
+        (put_a_link, True),
+        (put_a_folder, True),
+        (put_another_balancers, True),
+    ],
+)
+def test_at_its_stop_a_balancer_removes_its_own_socket_and_nothing_else(
+    put: Callable[[Path], None] | None, left: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "virtpoise.sock"
+    web = parse_config(f"web: {{listen_address: '127.0.0.1:0', socket: {path}}}", "config").web
+    server = WebServer.open(Starlette(), web)
+    server.start()
+    if put is not None:
+        put(path)
+    server.stop()
+    assert os.path.lexists(path) == left
+    if put in (put_a_file, put_a_link):
+        assert path.read_text() == "precious"
+
+
+def test_of_two_balancers_that_start_at_once_one_has_the_socket(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one looks while the first one still gives rights to its socket."""
+    web = parse_config(f"web: {{socket: {path}}}", "config").web
+    chmod, said = Path.chmod, []
+
+    def look(self: Path, mode: int) -> None:
+        monkeypatch.setattr(Path, "chmod", chmod)
+        with pytest.raises(VirtpoiseError) as refused:
+            listen_locally(web)
+        said.append(str(refused.value))
+        self.chmod(mode)
+
+    monkeypatch.setattr(Path, "chmod", look)
+    first = listen_locally(web)
+    assert first is not None
+    with closing(first), closing(socket.socket(socket.AF_UNIX)) as client_of_first:
+        client_of_first.connect(str(path))
+    assert said == [f"web.socket: {path}: another balancer listens there"]
+
+
 @contextmanager
 def impostor(tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[bytes]]]:
     """Took the balancer's port, and perhaps speaks TLS; what it hears."""

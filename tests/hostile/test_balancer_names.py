@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -197,3 +198,30 @@ def test_a_secret_that_a_group_of_others_may_read_is_refused() -> None:
 
         assert told(12345) == "secret"
         assert told(100).endswith("a group that its reader is not in may read it (gid 100); chmod g-r")
+
+
+def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
+    """On a terminal OpenSSL asks, and waits: a daemon that reads its certificate again would stand still."""
+    new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-passout", "pass:secret")
+    made = ("-subj", "/CN=x", "-keyout", "x.key", "-out", "x.pem")
+    subprocess.run(["openssl", *new, *made], cwd=tmp_path, check=True, capture_output=True)
+    script = (
+        "import fcntl, termios; from pathlib import Path; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+        "from virtpoise_balancer.secret_files import check_certificate\n"
+        f"check_certificate(Path('{tmp_path}/x.pem'), Path('{tmp_path}/x.key'), 'web')"
+    )
+    terminal, theirs = os.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    said = b""
+    with suppress(OSError):  # nobody has the terminal open any more
+        while more := os.read(terminal, 4096):
+            said += more
+            if b"pass phrase" in said:
+                child.kill()
+    os.close(terminal)
+    child.wait()
+    assert b"expected a certificate and its key without a passphrase" in said
+    assert b"pass phrase" not in said

@@ -13,6 +13,10 @@ from hashlib import sha256
 _ADDRESS = re.compile(r"[0-9.]+|.*:.*")
 
 
+# No storage or memory has more, and no more can be kept.
+LARGEST_BYTES = 2**63 - 1
+
+
 class Presence(StrEnum):
     """What a host's libvirt reports of a domain."""
 
@@ -76,7 +80,8 @@ class Bound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """An active storage pool. ``target``: the folder in which its volumes are.
+    """An active storage pool. ``target``: the folder in which its volumes are. ``type``: empty where libvirt does not
+    describe it, and then nothing else is known of it.
 
     ``source``: what distinguishes its storage from that of other pools of its type, None where that cannot be known (a
     folder may be shared). ``free_bytes``: None where it was not asked.

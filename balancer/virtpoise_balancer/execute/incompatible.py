@@ -294,7 +294,7 @@ def _lacks_place(folder: str, needed: int, there: HostRecord) -> bool | None:
         return None
     pool = next((one for one in there.facts.pools.values() if one.target == folder), None)
     if pool is None:
-        return True
+        return None if any(not one.type for one in there.facts.pools.values()) else True
     return None if pool.free_bytes is None else pool.free_bytes < needed
 
 

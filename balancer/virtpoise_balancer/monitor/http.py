@@ -27,7 +27,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from virtpoise_balancer.errors import BadInput, MonitorBadReply, MonitorError
-from virtpoise_balancer.secret_files import check_secret, read_secret
+from virtpoise_balancer.secret_files import check_certificate, check_secret, read_secret
 
 _CHUNK_BYTES = 1 << 16
 _GZIP = 16 + zlib.MAX_WBITS
@@ -75,14 +75,7 @@ class Access:
         """
         self.request_headers()
         if self.cert_file is not None and self.key_file is not None:
-            check_secret(self.key_file, "prometheus.http_config.tls_config.key_file")
-            try:
-                ssl.create_default_context().load_cert_chain(self.cert_file, self.key_file)
-            except (OSError, ssl.SSLError) as error:
-                said = getattr(error, "reason", None) or error.strerror or error
-                raise BadInput(
-                    f"prometheus.http_config.tls_config: expected a certificate and its key: {said}"
-                ) from None
+            check_certificate(self.cert_file, self.key_file, "prometheus.http_config.tls_config")
 
     @property
     def verify(self) -> str | bool:

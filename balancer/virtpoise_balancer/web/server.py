@@ -10,7 +10,6 @@ import grp
 import logging
 import os
 import socket
-import ssl
 import stat
 import threading
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from starlette.applications import Starlette
 
 from virtpoise_balancer.config import Web
 from virtpoise_balancer.errors import BadInput
-from virtpoise_balancer.secret_files import check_secret
+from virtpoise_balancer.secret_files import check_certificate
 from virtpoise_balancer.web.connections import (
     ACCEPTED_AT_ONCE,
     RECEIVED_BYTES,
@@ -62,11 +61,11 @@ class WebServer:
         # What it would log is what strangers send.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         config = _config(app, ssl_certfile=web.cert_file, ssl_keyfile=web.key_file)
-        if web.key_file is not None:
-            check_secret(web.key_file, "web.key_file")
+        if web.cert_file is not None:
+            check_certificate(web.cert_file, web.key_file, "web")
         try:
             config.load()
-        except (OSError, ssl.SSLError) as error:
+        except OSError as error:
             raise BadInput(f"web.cert_file, web.key_file: expected a certificate and its key: {_said(error)}") from None
         listening = listen(web.listen_address, tls=web.cert_file is not None)
         try:
@@ -94,13 +93,11 @@ class WebServer:
         """Load the certificate again; open connections keep the old one. After BadInput the old one stays in use."""
         if self._config.ssl is None or self._web.cert_file is None:
             return
-        if self._web.key_file is not None:
-            check_secret(self._web.key_file, "web.key_file")
+        # First by itself: a context that takes a certificate and then fails has lost its old key.
+        check_certificate(self._web.cert_file, self._web.key_file, "web")
         try:
-            # OpenSSL drops the old key before it finds that the new one does not fit: they are tried elsewhere first.
-            for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self._config.ssl):
-                context.load_cert_chain(self._web.cert_file, self._web.key_file)
-        except (OSError, ssl.SSLError) as error:
+            self._config.ssl.load_cert_chain(self._web.cert_file, self._web.key_file)
+        except OSError as error:
             raise BadInput(f"web.cert_file, web.key_file: expected a certificate and its key: {_said(error)}") from None
 
     @property
@@ -186,6 +183,8 @@ def _listen_at(path: Path, group: str | None) -> Listener:
         before = os.umask(0o177)
         try:
             listening.bind(str(path))
+            listening.file = _file_at(path)
+            listening.listen()  # at once: another balancer would take it for one that was left behind
         finally:
             os.umask(before)
         if group is not None:
@@ -193,8 +192,6 @@ def _listen_at(path: Path, group: str | None) -> Listener:
         # Who may do what is decided for each request, by the user at the other end; with a group, its members alone get
         # in.
         path.chmod(0o666 if group is None else 0o660)
-        listening.listen()
-        listening.file = _file_at(path)
     except BaseException:
         listening.close()
         raise

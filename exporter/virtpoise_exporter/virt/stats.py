@@ -23,6 +23,7 @@ from virtpoise_exporter.virt.model import Domain
 from virtpoise_exporter.virt.questions import UNREADABLE
 
 _AT_ONCE = 25  # domains in one question: some 0.2 s where nothing hangs
+MOST_DEVICES = 4096  # of a kind, of one domain: nobody waits for the 2^32 that libvirt's type of a count holds
 STATS_PATIENCE_SECONDS = 1.0
 # libvirtd works on five questions of a client at once (max_client_requests) and then reads nothing more from it, not
 # even keepalives. The fifth is left for the list of domains.

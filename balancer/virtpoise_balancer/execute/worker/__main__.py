@@ -90,6 +90,7 @@ def _end() -> None:
 def _reply(connection: LibvirtConnection, request: Mapping[str, Any]) -> bytes:
     try:
         value = _CALLS[request["do"]](connection.to(request["uri"]), *request["arguments"])
+        return json.dumps({"value": value}, default=_plain).encode()
     except libvirt.libvirtError as error:
         return json.dumps({"error": message(error)}).encode()
     except (storage.StorageError, domains.LeftAlone) as error:
@@ -99,7 +100,6 @@ def _reply(connection: LibvirtConnection, request: Mapping[str, Any]) -> bytes:
     except Exception as error:  # one host's odd answer ends no worker
         unforeseen = f"unforeseen: {type(error).__name__}: {str(error)[:_MOST_SHOWN]}"
         return json.dumps({"error": hidden_message(error) or unforeseen}).encode()
-    return json.dumps({"value": value}, default=_plain).encode()
 
 
 def _plain(value: object) -> object:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from xml.etree import ElementTree as ET
 
-from virtpoise_balancer.execute.facts import Bound, Cell, CopyableDisk, Hardware, Needs
+from virtpoise_balancer.execute.facts import LARGEST_BYTES, Bound, Cell, CopyableDisk, Hardware, Needs
 
 # What of a CPU's definition decides where it fits. The rest (topology, caches, microcode) is the guest's own.
 _OF_CPU = ("arch", "model", "vendor", "feature")
@@ -219,8 +219,8 @@ def _cells(root: ET.Element) -> Iterator[Cell]:
     for cell in cells:
         tune = bound.get(cell.get("id"), root.find("./numatune/memory"))
         size, unit = int(cell.get("memory", "0")), cell.get("unit", "KiB")
-        if unit not in _UNITS:
-            raise ValueError(f"memory in {unit}")
+        if unit not in _UNITS or not 0 <= size * _UNITS[unit] <= LARGEST_BYTES:
+            raise ValueError("memory that no domain has")
         yield Cell(memory_bytes=size * _UNITS[unit], nodes=() if tune is None else tuple(sorted(_nodes_of(tune))))
 
 

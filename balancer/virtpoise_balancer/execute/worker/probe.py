@@ -16,7 +16,7 @@ from xml.etree import ElementTree as ET
 
 import libvirt
 
-from virtpoise_balancer.execute.facts import Bound, HardwareVerdict, HostFacts, Needs
+from virtpoise_balancer.execute.facts import LARGEST_BYTES, Bound, HardwareVerdict, HostFacts, Needs
 from virtpoise_balancer.execute.worker.connection import UNREADABLE, message, text_of
 from virtpoise_balancer.execute.worker.needs import cards_free, needs, numbers, parsed, plain_cpu
 from virtpoise_balancer.execute.worker.storage import pools
@@ -230,7 +230,7 @@ def _needs(running: Iterable[libvirt.virDomain], own_cpu: str | None, *, copies:
         def sizes(device: str, of: libvirt.virDomain = domain) -> tuple[int, int] | None:
             with contextlib.suppress(libvirt.libvirtError):
                 capacity, stored, _ = of.blockInfo(device)
-                return capacity, min(stored, capacity)
+                return (capacity, min(stored, capacity)) if capacity <= LARGEST_BYTES else None
             return None
 
         try:

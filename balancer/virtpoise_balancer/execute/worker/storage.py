@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 import libvirt
 
-from virtpoise_balancer.execute.facts import Pool
+from virtpoise_balancer.execute.facts import LARGEST_BYTES, Pool
 from virtpoise_balancer.execute.worker.connection import UNREADABLE, message, text_of
 from virtpoise_balancer.execute.worker.needs import parsed
 
@@ -217,7 +217,7 @@ def _free(pool: libvirt.virStoragePool) -> int:
 
     Those of a pool with too many volumes are not added up.
     """
-    free = int(pool.info()[3])
+    free = min(int(pool.info()[3]), LARGEST_BYTES)
     if pool.numOfVolumes() <= _MOST_VOLUMES:
         for volume in pool.listAllVolumes(0):
             with contextlib.suppress(libvirt.libvirtError, *UNREADABLE):  # it may be gone by now
