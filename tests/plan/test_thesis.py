@@ -125,6 +125,9 @@ def test_no_attempt_during_a_penalty() -> None:
     assert (made.moves, made.attempts, made.solved) == ((), (), False)
     assert made.refusals[0].detail == {"seconds_left": 100.0}
     assert plan(replace(snapshot, time=1100.0), thesis_policy()).moves
+    began_late = replace(snapshot, hosts=(replace(snapshot.hosts[0], penalty_until=1100.02), *snapshot.hosts[1:]))
+    assert plan(replace(began_late, time=1100.0), thesis_policy()).moves, "not for a step more"
+    assert plan(replace(began_late, time=1090.0), thesis_policy()).moves == ()
 
 
 def test_an_unknown_host_is_neither_source_nor_destination() -> None:

@@ -26,6 +26,10 @@ _CLOSED = {
     HostState.WAKING: Reason.HOST_STANDBY,
 }
 
+# A look is dated by the whole step of the clock at which it begins, and its plan by when it did, which is so much later
+# at most. Otherwise a penalty of some steps would last for one more.
+_LATE_SECONDS = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class FoundProblems:
@@ -125,7 +129,7 @@ def _seen_since(host: Host, snapshot: Snapshot) -> bool:
 
 
 def _in_penalty(host: Host, snapshot: Snapshot) -> bool:
-    return host.penalty_until is not None and host.penalty_until > snapshot.time
+    return host.penalty_until is not None and host.penalty_until - snapshot.time > _LATE_SECONDS
 
 
 def _penalty(host: Host, snapshot: Snapshot) -> Refusal:
