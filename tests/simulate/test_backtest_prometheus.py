@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 
 from filled_prometheus import BIN, filled_prometheus
 from virtpoise_balancer.command.main import main
-from virtpoise_balancer.monitor.history import Part
+from virtpoise_balancer.monitor.history import History, Part, PastGroup
 from virtpoise_balancer.simulate.recording import RecordingFile
 
 pytestmark = pytest.mark.skipif(not (BIN / "promtool").exists(), reason="scripts/setup has not fetched Prometheus")
@@ -236,8 +236,14 @@ def test_an_interrupted_recording_is_gone_on_with(
 ) -> None:
     file = tmp_path / "group.recording"
     monkeypatch.setattr("virtpoise_balancer.monitor.history._MOST_STEPS", 100)
-    began = time.time()  # a busy machine may take more than a step between the two recordings
-    monkeypatch.setattr("virtpoise_balancer.monitor.client.PrometheusClient.time", lambda _client: began)
+    inventory, hours = History.inventory, list[tuple[float, float]]()
+
+    def of_the_same_hours(history: History, start: float, end: float, look: Callable[[float], None]) -> PastGroup:
+        """A busy machine may take more than a step between the two recordings."""
+        hours.append((start, end))
+        return inventory(history, *hours[0], look)
+
+    monkeypatch.setattr(History, "inventory", of_the_same_hours)
     whole = played(capsys, "--config", str(config), "--since", "8h", "--record", str(tmp_path / "whole"))
     append = RecordingFile.append
 
