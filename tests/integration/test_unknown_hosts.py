@@ -38,8 +38,8 @@ def test_the_emptiest_host_with_a_silent_libvirt_takes_nothing_and_costs_nobody_
     group.wait_settled(steps=2)
     with stopped_libvirtd(group, "h2"):
         group.lab.load("vm1", 48)
-        status = group.wait("h2 unknown", lambda now: of(now, "h2")["state"] == "unknown")
-        assert "libvirt does not answer" in str(of(status, "h2")["why_unknown"])
+        # A scrape that the silent libvirt holds up may come too late at first.
+        group.wait("h2 unknown", lambda now: "libvirt does not answer" in str(of(now, "h2")["why_unknown"]))
         moves = group.wait_moves(1)
         assert [(source, destination) for _, source, destination in moves] == [("h1", "h3")]
         assert len([record for record in group.balancer.history() if record["destination"] == "h2"]) <= 1
