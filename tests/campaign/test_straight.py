@@ -23,11 +23,13 @@ SEEN = group(
 )
 
 
-def _disk() -> Disk:
+@pytest.fixture
+def disk() -> Iterator[Disk]:
     database = Database.open("sqlite://", upgrade=True)
     with database.engine.connect() as connection:
         driver: Any = connection.connection.driver_connection
-    return Disk(Kernel(Random(0), 0.0), database, driver)
+    yield Disk(Kernel(Random(0), 0.0), database, driver)
+    database.close()
 
 
 @contextmanager
@@ -66,8 +68,8 @@ def _all(store: Store) -> list[object]:
     ]
 
 
-def test_it_writes_and_reads_what_sqlalchemy_does(tmp_path: Path) -> None:
-    file, disk = tmp_path / "state.db", _disk()
+def test_it_writes_and_reads_what_sqlalchemy_does(disk: Disk, tmp_path: Path) -> None:
+    file = tmp_path / "state.db"
     with (
         closing(Database.open(f"sqlite:///{file}", upgrade=True)) as database,
         closing(sqlite3.connect(file)) as driver,
@@ -86,8 +88,7 @@ def test_it_writes_and_reads_what_sqlalchemy_does(tmp_path: Path) -> None:
         assert _dump(disk.driver) == _dump(driver)
 
 
-def test_a_transaction_that_fails_on_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
-    disk = _disk()
+def test_a_transaction_that_fails_on_a_full_disk_leaves_nothing(disk: Disk, tmp_path: Path) -> None:
     with _filled(ModelDatabase(disk, VirtualProcess("one")), tmp_path / "store") as store:
         before = _dump(disk.driver)
         disk.fault = "full"
@@ -96,8 +97,7 @@ def test_a_transaction_that_fails_on_a_full_disk_leaves_nothing(tmp_path: Path) 
         assert _dump(disk.driver) == before
 
 
-def test_what_sqlite_refuses_is_an_error_of_the_store(tmp_path: Path) -> None:
-    disk = _disk()
+def test_what_sqlite_refuses_is_an_error_of_the_store(disk: Disk, tmp_path: Path) -> None:
     with _filled(ModelDatabase(disk, VirtualProcess("one")), tmp_path / "store") as store:
         disk.driver.execute("DROP TABLE drains")
         with pytest.raises(StoreError, match="no such table: drains"):
