@@ -84,6 +84,10 @@ VIOLATING: tuple[tuple[int, tuple[str, ...] | None], ...] = (
     (1224424, ("destination-rebooted",)),
     # a domain was shut off where it had arrived, and its definition stayed there
     (1229739, ("administrator-renames", "store-locked", "source-qemu-killed")),
+    # an administrator's migration that was refused resumed a domain which ours had stopped to hand it over
+    (1401712, ("administrator-migrates",)),
+    # what ours had made for a disk was used by an administrator's migration there and back, and deleted late
+    (1402780, ("person-recommends", "destination-away", "administrator-insists")),
     # an administrator took a domain back and forth while a slow host answered, and it counted as running twice
     (1103942, ("destination-stopped", "hosts-lossy", "administrator-insists")),
 )

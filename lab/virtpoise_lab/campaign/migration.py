@@ -268,7 +268,8 @@ class Job:
         self.over, self.ended, self.error = True, self.world.kernel.at, error
         self.world.note(f"not migrated: {self.text}: {error}")
         source = self.world.machines[self.source].copies.get(self.uuid)
-        if source is not None and source.state is Presence.MIGRATING and source.job is None:
+        handed_over = self.step >= Step.PERFORM  # before that it is another migration that has stopped the domain
+        if handed_over and source is not None and source.state is Presence.MIGRATING and source.job is None:
             self.world.put(self.uuid, self.source, Presence.RUNNING)
             if self.arrived:
                 self.world.disk_is_stale(self)

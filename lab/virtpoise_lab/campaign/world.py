@@ -318,7 +318,8 @@ class World:
         for job in self.jobs:
             if path in job.copies and job.destination == host and not job.over:
                 self.harm.append(f"{path} on {host} was deleted while a migration copies into it")
-        if any(disk_of(uuid) == path and copy.state in ACTIVE for uuid, copy in machine.copies.items()):
+        uses = (uuid for uuid, copy in machine.copies.items() if copy.state in ACTIVE or not self.active_on(uuid))
+        if path in map(disk_of, uses):
             self.harm.append(f"{path} on {host} was deleted, which a domain there uses")
         machine.images.discard(path)
         machine.ours.discard(path)
@@ -334,8 +335,9 @@ class World:
         if job.ours and path not in machine.images:
             self.harm.append(f"{self.guests[job.uuid].name} has arrived on {job.destination} without its disk")
         machine.images.add(path)
-        machine.ours.discard(path)
         machine.persons.discard(path)
+        if job.ours:  # an administrator's migration leaves behind what was made for one of ours
+            machine.ours.discard(path)
 
     # --- what happens to hosts ----------------------------------------------------------------------------------------
 
