@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import libvirt
@@ -542,3 +543,18 @@ def test_the_definition_of_a_uefi_domain_is_removed_and_its_variables_stay(xml: 
 
     domains.undefine(cast(libvirt.virConnect, Connection()), UUID)
     assert given == [flags]
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_connection_that_dies_under_a_call_is_no_answer(monkeypatch: pytest.MonkeyPatch, alive: bool) -> None:
+    class Connection(connection.LibvirtConnection):
+        def to(self, uri: str) -> libvirt.virConnect:
+            self._open = cast(libvirt.virConnect, SimpleNamespace(isAlive=lambda: alive))
+            return self._open
+
+    def call(_connection: libvirt.virConnect) -> None:
+        raise libvirt.libvirtError("no")
+
+    monkeypatch.setitem(cast(dict[str, object], worker_main._CALLS), "connect", call)
+    reply = json.loads(worker_main._reply(Connection(), {"do": "connect", "uri": "test:///", "arguments": []}))
+    assert (reply["error"], reply["lost"]) == ("no", not alive)

@@ -33,6 +33,11 @@ class RunningMigration(Protocol):
         ...
 
     @property
+    def lost(self) -> bool:
+        """Whether the connection broke instead, so that libvirt may still carry the request out."""
+        ...
+
+    @property
     def waited_seconds(self) -> float | None:
         """The seconds that the domain waited on its destination to be started there, once the migration has ended.
 

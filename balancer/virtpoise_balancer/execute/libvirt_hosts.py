@@ -51,6 +51,7 @@ class _Called:
 
     worker: Worker
     error: str | None = None
+    lost: bool = False
     waited_seconds: float | None = None
 
     def ended(self, seconds: float) -> bool:
@@ -58,11 +59,11 @@ class _Called:
             try:
                 reply = self.worker.reply(seconds)
             except LibvirtError as error:
-                self.error = str(error)
+                self.error, self.lost = str(error), True
                 return True
             if reply is None:
                 return False
-            self.error = reply.error
+            self.error, self.lost = reply.error, reply.lost
             self.waited_seconds = reply.value if isinstance(reply.value, float) else None
         return True
 

@@ -207,7 +207,12 @@ class Migrator:
                 )
                 if beyond is None:
                     cause = Cause.STOPPED if stop.is_set() else Cause.ERROR
-                    return migration.error, cause if migration.error else None, True, migration.waited_seconds
+                    return (
+                        migration.error,
+                        cause if migration.error else None,
+                        not migration.lost,
+                        migration.waited_seconds,
+                    )
                 why, cause = beyond
                 refused = self._abort(move, check)
                 if not migration.ended(ABORT_SECONDS):
@@ -216,7 +221,7 @@ class Migrator:
                 if migration.error is None:
                     return None, None, True, migration.waited_seconds
                 why = f"{why}, and then: {migration.error}" if refused else f"aborted: {why}"
-                return why, cause, True, migration.waited_seconds
+                return why, cause, not migration.lost, migration.waited_seconds
         except LibvirtError as error:  # no process could be started to ask
             return str(error), Cause.STOPPED if stop.is_set() else Cause.ERROR, False, None
 

@@ -43,11 +43,13 @@ _COMMAND = (sys.executable, "-P", "-m", "virtpoise_balancer.execute.worker")
 class WorkerReply:
     """The answer to a call.
 
-    ``error``: libvirt's message, or None when the call was answered with ``value`` (plain values as in JSON).
+    ``error``: libvirt's message, or None when the call was answered with ``value`` (plain values as in JSON). ``lost``:
+    the connection broke before libvirt had answered.
     """
 
     value: Any = None
     error: str | None = None
+    lost: bool = False
 
 
 class Worker:

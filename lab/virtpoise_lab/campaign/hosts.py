@@ -36,6 +36,7 @@ class ModelRequest:
     copies: tuple[str, ...] = ()
     asked: float = 0.0
     error: str | None = None
+    lost: bool = False
     waited_seconds: float | None = None
 
     def arrive(self) -> None:
@@ -66,10 +67,10 @@ class ModelRequest:
                     self.waited_seconds = 0.02
                 return True
             if world.machines[self.source].daemon == "dead" or not world.machines[self.source].powered:
-                self.error = "connection reset by peer"
+                self.error, self.lost = "connection reset by peer", True
                 return True
             if kernel.at - self.heard > KEEPALIVE_SECONDS:
-                self.error = "connection closed due to keepalive timeout"
+                self.error, self.lost = "connection closed due to keepalive timeout", True
                 return True
             if kernel.at >= until:
                 return False

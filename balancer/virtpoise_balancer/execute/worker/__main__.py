@@ -92,7 +92,7 @@ def _reply(connection: LibvirtConnection, request: Mapping[str, Any]) -> bytes:
         value = _CALLS[request["do"]](connection.to(request["uri"]), *request["arguments"])
         return json.dumps({"value": value}, default=_plain).encode()
     except libvirt.libvirtError as error:
-        return json.dumps({"error": message(error)}).encode()
+        return json.dumps({"error": message(error), "lost": connection.lost}).encode()
     except (storage.StorageError, domains.LeftAlone) as error:
         return json.dumps({"error": str(error)}).encode()
     except ElementTree.ParseError as error:

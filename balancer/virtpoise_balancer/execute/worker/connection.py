@@ -56,6 +56,11 @@ class LibvirtConnection:
                 raise
         return opened
 
+    @property
+    def lost(self) -> bool:
+        """Whether it has died since it was asked for, so that what was sent may not have been answered."""
+        return self._open is not None and not self._open.isAlive()
+
     def close(self) -> None:
         """Close it; one that is dead already is no error."""
         opened, self._open = self._open, None
