@@ -14,8 +14,8 @@ from virtpoise_balancer.execute.hosts import Hosts
 from virtpoise_balancer.model import DiskCopy, Progress
 from virtpoise_lab.campaign.hosts import ModelHosts, ModelRequest
 from virtpoise_lab.campaign.kernel import Kernel, VirtualClock, VirtualProcess, VirtualThreads
+from virtpoise_lab.campaign.machines import Guest, Machine
 from virtpoise_lab.campaign.migration import Job, Step
-from virtpoise_lab.campaign.world import Guest, Machine
 from virtpoise_lab.campaign.world import World as Model
 
 BEGAN = 1000.0

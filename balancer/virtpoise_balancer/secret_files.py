@@ -31,11 +31,11 @@ def check_secret(path: Path, field: str) -> None:
     _content(path, field)
 
 
-def check_certificate(cert: Path, key: Path | None, section: str) -> None:
-    """BadInput unless a certificate and its key can be used. ``section``: of the configuration, with both files.
+def load_certificate(cert: Path, key: Path | None, section: str, *contexts: ssl.SSLContext) -> None:
+    """Load a certificate and its key into the contexts, or none of them: BadInput where they cannot be used.
 
-    ``key``: None: ``cert`` has it, too. A key with a passphrase is refused: OpenSSL would ask for that on the terminal,
-    and wait.
+    ``key``: None: ``cert`` has it, too. ``section``: of the configuration, with both files. A key with a passphrase is
+    refused: OpenSSL would ask for that on the terminal, and wait.
     """
     if key is not None:
         check_secret(key, f"{section}.key_file")
@@ -45,7 +45,9 @@ def check_certificate(cert: Path, key: Path | None, section: str) -> None:
         raise BadInput(f"{both} without a passphrase")
 
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=refuse)
+        # First by itself: a context that takes a certificate and then fails has lost its old key.
+        for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), *contexts):
+            context.load_cert_chain(cert, key, password=refuse)
     except OSError as error:
         raise BadInput(f"{both}: {getattr(error, 'reason', None) or error.strerror or error}") from None
 

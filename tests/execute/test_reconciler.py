@@ -36,8 +36,8 @@ from virtpoise_balancer.model import (
     Result,
     UnsettledKind,
 )
+from virtpoise_lab.campaign.machines import Machine
 from virtpoise_lab.campaign.migration import Step, migrate
-from virtpoise_lab.campaign.world import Machine
 from worlds import World
 
 LOADS = PredictedLoads(source=Prediction.exact(0.5), destination=Prediction.exact(0.5))

@@ -207,8 +207,8 @@ def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path:
     subprocess.run(["openssl", *new, *made], cwd=tmp_path, check=True, capture_output=True)
     script = (
         "import fcntl, termios; from pathlib import Path; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-        "from virtpoise_balancer.secret_files import check_certificate\n"
-        f"check_certificate(Path('{tmp_path}/x.pem'), Path('{tmp_path}/x.key'), 'web')"
+        "from virtpoise_balancer.secret_files import load_certificate\n"
+        f"load_certificate(Path('{tmp_path}/x.pem'), Path('{tmp_path}/x.key'), 'web')"
     )
     terminal, theirs = os.openpty()
     child = subprocess.Popen(
@@ -216,7 +216,7 @@ def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path:
     )
     os.close(theirs)
     said = b""
-    with suppress(OSError):  # nobody has the terminal open any more
+    with suppress(OSError):  # no program has the terminal open any more
         while more := os.read(terminal, 4096):
             said += more
             if b"pass phrase" in said:

@@ -72,7 +72,8 @@ def play(start: float) -> tuple[str, dict[float, Snapshot]]:
         step_seconds=STEP,
         consecutive=policy.cpu.consecutive,
         saturation_ratio=policy.saturation_ratio,
-        longest_window_seconds=80,
+        settle_seconds=20,
+        window_seconds=60,
         blur_ratio=0.0,  # all hosts are scraped at the end of a step
         reach_back_seconds=15.0,
     )

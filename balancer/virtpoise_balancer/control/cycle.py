@@ -255,6 +255,8 @@ class Cycle:
 
     def _seen_twice(self, seen: Observation, memory: Memory, now: float) -> dict[str, SeenTwice]:
         """The domains that are seen running on several hosts, by uuid."""
+        if not seen.duplicates:
+            return {}
         names = {domain.uuid: domain.name for domain in seen.snapshot.domains}
         ways: dict[str, set[str]] = {}
         for one in memory.commitments:

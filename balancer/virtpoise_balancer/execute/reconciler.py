@@ -311,17 +311,17 @@ class Reconciler:
         return reconcile(known, job, here, there, others, self.clock.now(), spent=spent)
 
     def _keep_open(self, entry: JournalEntry, found: StillOpen) -> StillOpen:
-        if found.kind is UnsettledKind.TWICE:
+        doubled = found.kind is UnsettledKind.TWICE
+        if doubled:
             self._doubled.add(entry.id)
             found = self._stale.secured(self.hosts(), entry, found, started=self._was_started(entry))
         self._found[entry.id] = found
-        doubled = found.kind is UnsettledKind.TWICE
         contradicts = found.progress is not None or doubled or found.kind is UnsettledKind.WAITING
-        if entry.result is not None and not entry.lost and contradicts:
+        taken_back = entry.result is not None and not entry.lost and contradicts
+        if taken_back:
             log.warning("the end of a migration is taken back", domain=entry.move.domain, why=found.text)
+        if taken_back or (doubled and not entry.doubled):
             self.journal.reopen(entry.id, found.text, doubled=doubled)
-        elif doubled and not entry.doubled:
-            self.journal.reopen(entry.id, found.text, doubled=True)
         return found
 
     def _was_started(self, entry: JournalEntry) -> bool | None:

@@ -27,7 +27,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from virtpoise_balancer.errors import BadInput, MonitorBadReply, MonitorError
-from virtpoise_balancer.secret_files import check_certificate, check_secret, read_secret
+from virtpoise_balancer.secret_files import check_secret, load_certificate, read_secret
 
 _CHUNK_BYTES = 1 << 16
 _GZIP = 16 + zlib.MAX_WBITS
@@ -75,7 +75,7 @@ class Access:
         """
         self.request_headers()
         if self.cert_file is not None and self.key_file is not None:
-            check_certificate(self.cert_file, self.key_file, "prometheus.http_config.tls_config")
+            load_certificate(self.cert_file, self.key_file, "prometheus.http_config.tls_config")
 
     @property
     def verify(self) -> str | bool:

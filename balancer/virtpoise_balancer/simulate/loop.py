@@ -9,11 +9,10 @@ from typing import TypeVar
 import numpy as np
 
 from virtpoise_balancer.analyse.demand import Mask
-from virtpoise_balancer.analyse.measure import spans
 from virtpoise_balancer.config import Config
 from virtpoise_balancer.control.cycle import Cycle, Report
 from virtpoise_balancer.knowledge.in_memory import store_in_memory
-from virtpoise_balancer.model import MigrationOutcome, Move, Policy, Reason, SampleTimes
+from virtpoise_balancer.model import MigrationOutcome, Move, Policy, Reason
 from virtpoise_balancer.plan import plan as make_plan
 from virtpoise_balancer.plan.stream import limits_of
 from virtpoise_balancer.simulate.clock import VirtualClock
@@ -71,8 +70,6 @@ class Course:
     def __post_init__(self) -> None:
         config = self.config
         step, policy, measurement = config.interval_seconds, config.policy, config.measurement
-        reach_back = 0.0 if self.coarse else 1.5 * config.scrape_interval_seconds
-        times = SampleTimes(step_seconds=step, reach_back_seconds=reach_back, samples=policy.cpu.consecutive)
         self._clock = VirtualClock(self.start)
         self.world = World(self.fleet, step)
         self.tally = Tally(self.fleet, self.judge or policy, step)
@@ -81,9 +78,10 @@ class Course:
             step_seconds=step,
             consecutive=policy.cpu.consecutive,
             saturation_ratio=policy.saturation_ratio,
-            longest_window_seconds=sum(spans(measurement.settle_seconds, measurement.window_seconds, times)),
+            settle_seconds=measurement.settle_seconds,
+            window_seconds=measurement.window_seconds,
             blur_ratio=0.0 if self.coarse else config.scrape_interval_seconds / step,
-            reach_back_seconds=reach_back,
+            reach_back_seconds=0.0 if self.coarse else 1.5 * config.scrape_interval_seconds,
         )
         if self.balances:
             self._balancer = _Balancer(self.world, self._observer, self._clock, config, self._ended, skips=self.skips)

@@ -11,6 +11,7 @@ import numpy as np
 
 from virtpoise_balancer.analyse.demand import Floats
 from virtpoise_balancer.analyse.habits import Readings
+from virtpoise_balancer.analyse.measure import spans
 from virtpoise_balancer.model import (
     NO_FIGURES,
     Domain,
@@ -40,7 +41,8 @@ class SimulatedObserver:
     step_seconds: float
     consecutive: int
     saturation_ratio: float
-    longest_window_seconds: float
+    settle_seconds: float
+    window_seconds: float
     blur_ratio: float = 0.0
     reach_back_seconds: float = 0.0
     _time: float = 0.0
@@ -54,7 +56,9 @@ class SimulatedObserver:
     _calm: deque[Floats] = field(init=False)
 
     def __post_init__(self) -> None:
-        long = max(self.sample_times.samples, math.ceil(self.longest_window_seconds / self.step_seconds) + 2)
+        times = self.sample_times
+        window = sum(spans(self.settle_seconds, self.window_seconds, times))
+        long = max(times.samples, math.ceil(window / self.step_seconds) + 2)
         past = max(math.ceil(PAST_SECONDS / self.step_seconds), self.consecutive + 1)
         self._readings, self._times = deque(maxlen=long), deque(maxlen=long)
         self._run, self._delay = deque(maxlen=past), deque(maxlen=past)

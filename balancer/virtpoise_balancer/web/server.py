@@ -23,7 +23,7 @@ from starlette.applications import Starlette
 
 from virtpoise_balancer.config import Web
 from virtpoise_balancer.errors import BadInput
-from virtpoise_balancer.secret_files import check_certificate
+from virtpoise_balancer.secret_files import load_certificate
 from virtpoise_balancer.web.connections import (
     ACCEPTED_AT_ONCE,
     RECEIVED_BYTES,
@@ -62,7 +62,7 @@ class WebServer:
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         config = _config(app, ssl_certfile=web.cert_file, ssl_keyfile=web.key_file)
         if web.cert_file is not None:
-            check_certificate(web.cert_file, web.key_file, "web")
+            load_certificate(web.cert_file, web.key_file, "web")
         try:
             config.load()
         except OSError as error:
@@ -93,12 +93,7 @@ class WebServer:
         """Load the certificate again; open connections keep the old one. After BadInput the old one stays in use."""
         if self._config.ssl is None or self._web.cert_file is None:
             return
-        # First by itself: a context that takes a certificate and then fails has lost its old key.
-        check_certificate(self._web.cert_file, self._web.key_file, "web")
-        try:
-            self._config.ssl.load_cert_chain(self._web.cert_file, self._web.key_file)
-        except OSError as error:
-            raise BadInput(f"web.cert_file, web.key_file: expected a certificate and its key: {_said(error)}") from None
+        load_certificate(self._web.cert_file, self._web.key_file, "web", self._config.ssl)
 
     @property
     def stopping(self) -> bool:

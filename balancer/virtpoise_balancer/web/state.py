@@ -89,7 +89,7 @@ class State:
 
 @dataclass(slots=True)
 class OnceOf(Generic[T]):
-    """What is made of a state alone, kept until another state is asked for. Several threads may ask."""
+    """What is made of a state alone. It is kept until another state comes. Several threads may ask."""
 
     _make: Callable[[State], T]
     _made: tuple[State, T] | None = field(init=False, default=None)

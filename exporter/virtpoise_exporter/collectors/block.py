@@ -12,7 +12,7 @@ from virtpoise_exporter.collectors.staleness import Figure
 from virtpoise_exporter.exposition import Family, Metric
 from virtpoise_exporter.virt.link import Link
 from virtpoise_exporter.virt.model import Domain
-from virtpoise_exporter.virt.stats import MOST_DEVICES, Ask
+from virtpoise_exporter.virt.stats import Ask, devices
 
 GROUPS = libvirt.VIR_DOMAIN_STATS_BLOCK
 _NANOSECOND = 1e-9
@@ -58,7 +58,7 @@ class BlockCollector:
 def _parse(stats: Mapping[str, Any]) -> dict[Figure, float]:
     return {
         (key, stats.get(f"block.{index}.name", "")): stats[f"block.{index}.{key}"] * unit
-        for index in range(min(stats.get("block.count", 0), MOST_DEVICES))
+        for index in devices(stats, "block")
         for key, (_, unit) in _METRICS.items()
         if f"block.{index}.{key}" in stats
     }

@@ -8,7 +8,7 @@ import libvirt
 
 from virtpoise_exporter.usage import Flow, Traffic, Usage, VcpuSums
 from virtpoise_exporter.virt.model import Domain
-from virtpoise_exporter.virt.stats import MOST_DEVICES, Ask
+from virtpoise_exporter.virt.stats import Ask, devices
 
 GROUPS = (
     libvirt.VIR_DOMAIN_STATS_CPU_TOTAL
@@ -69,7 +69,7 @@ def usage(stats: Mapping[str, Any], sums: VcpuSums, *, running: bool) -> Usage:
         resident_bytes=None if resident is None else resident * 1024,
         traffic={
             name: Traffic(_flow(stats, f"net.{index}.rx"), _flow(stats, f"net.{index}.tx"))
-            for index in range(min(stats.get("net.count", 0), MOST_DEVICES))
+            for index in devices(stats, "net")
             if (name := stats.get(f"net.{index}.name"))
             and {f"net.{index}.rx.bytes", f"net.{index}.tx.bytes"} <= stats.keys()
         },

@@ -23,7 +23,7 @@ from virtpoise_exporter.virt.model import Domain
 from virtpoise_exporter.virt.questions import UNREADABLE
 
 _AT_ONCE = 25  # domains in one question: some 0.2 s where nothing hangs
-MOST_DEVICES = 4096  # of a kind, of one domain: nobody waits for the 2^32 that libvirt's type of a count holds
+_MOST_DEVICES = 4096  # of a kind, of one domain: libvirt's type of a count holds 2^32, which take hours
 STATS_PATIENCE_SECONDS = 1.0
 # libvirtd works on five questions of a client at once (max_client_requests) and then reads nothing more from it, not
 # even keepalives. The fifth is left for the list of domains.
@@ -124,6 +124,11 @@ class Stats:
             future.set_exception(error)
         finally:
             self._room.release()
+
+
+def devices(stats: Mapping[str, Any], kind: str) -> range:
+    """The numbers of a domain's devices in its statistics. ``kind``: "block" or "net"."""
+    return range(min(stats.get(f"{kind}.count", 0), _MOST_DEVICES))
 
 
 def _patience(until: float) -> float:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from random import Random
 
+from virtpoise_lab.campaign.machines import Machine
 from virtpoise_lab.campaign.prometheus import selector
 from virtpoise_lab.campaign.stage import Stage
-from virtpoise_lab.campaign.world import Machine
 
 FIRST, BESIDE = "first", "beside"
 # Why it stands still. An empty one: it does not.

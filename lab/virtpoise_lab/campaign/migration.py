@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from virtpoise_balancer.execute.facts import Presence
-from virtpoise_lab.campaign.world import ACTIVE, SETTLED, Daemon, World
+from virtpoise_lab.campaign.machines import Daemon
+from virtpoise_lab.campaign.world import ACTIVE, SETTLED, World
 
 KEEPALIVE_SECONDS = 27.0
 _LOOK_SECONDS = 0.5

@@ -15,8 +15,9 @@ from virtpoise_lab.campaign.alerts import CALLS_FOR, firing
 from virtpoise_lab.campaign.balancer import Balancer, Part
 from virtpoise_lab.campaign.beside import BESIDE
 from virtpoise_lab.campaign.kernel import VirtualProcess
+from virtpoise_lab.campaign.machines import Daemon
 from virtpoise_lab.campaign.stage import Stage
-from virtpoise_lab.campaign.world import ACTIVE, WE, Daemon
+from virtpoise_lab.campaign.world import ACTIVE, WE
 from virtpoise_lab.floors import JOURNAL, Entry, replayed
 
 # Of one process at once. A group of four hosts with two moves needs a dozen.

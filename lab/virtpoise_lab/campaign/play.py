@@ -18,9 +18,9 @@ import structlog
 
 from virtpoise_lab.campaign import beside, faults
 from virtpoise_lab.campaign.faults.of_migrations import LONG_COPY_SECONDS, need_aborts, need_copies, need_facts
+from virtpoise_lab.campaign.machines import Machine
 from virtpoise_lab.campaign.run import Run
 from virtpoise_lab.campaign.stage import BEGAN, INTERVAL_SECONDS, THRESHOLD_RATIO, Setting
-from virtpoise_lab.campaign.world import Machine
 
 _CALM_SECONDS = 60.0
 _UNFORESEEN = "unforeseen: "  # how the sentence of a turn that failed by a fault of the code begins

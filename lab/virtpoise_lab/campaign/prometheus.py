@@ -25,7 +25,8 @@ from virtpoise_balancer.monitor.queries import (
 )
 from virtpoise_balancer.monitor.replies import Series
 from virtpoise_lab.campaign.kernel import Kernel, VirtualProcess
-from virtpoise_lab.campaign.world import ACTIVE, Daemon, World
+from virtpoise_lab.campaign.machines import Daemon
+from virtpoise_lab.campaign.world import ACTIVE, World
 
 SCRAPE_SECONDS = 5.0
 TIMEOUT_SECONDS = 5.0

@@ -41,16 +41,13 @@ class _Evening:
     among: Mask
     _candidates: dict[int, list[Candidate]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.counted = np.flatnonzero(self.among)
-
     @property
     def deviation(self) -> float:
-        return float(self.load[self.counted].std())
+        return float(self.load[self.among].std())
 
     @property
     def busiest(self) -> int:
-        return int(self.counted[self.load[self.counted].argmax()])
+        return int(np.where(self.among, self.load, -np.inf).argmax())
 
     def candidates(self, host: int) -> list[Candidate]:
         """What may leave the host, the cheapest first. Each domain moves at most once."""
@@ -70,12 +67,11 @@ class _Evening:
 
         Either several amounts to one host (as the amounts), or one to several (hosts).
         """
-        size, here, there = len(self.counted), self.load[source], self.load[to]
-        counted = self.load[self.counted]
+        counted, here, there = self.load[self.among], self.load[source], self.load[to]
         off, on = amount * self.unit[source], amount * self.unit[to]
         sums = counted.sum() - off + on
         squares = (counted**2).sum() - here**2 + (here - off) ** 2 - there**2 + (there + on) ** 2
-        deviation = np.sqrt(np.maximum(squares / size - (sums / size) ** 2, 0.0))
+        deviation = np.sqrt(np.maximum(squares / len(counted) - (sums / len(counted)) ** 2, 0.0))
         return deviation, (np.abs(here - there) - np.abs(here - off - there - on)) / 2
 
     def make(self, step: Step) -> None:
